@@ -1,0 +1,132 @@
+"""Settings and directories. A flag beats the environment, which beats the file, which beats the default.
+
+KM_HOME moves everything (library, cache and config.toml) into one folder, which is how tests isolate themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from kmcli.errors import KmError, UsageError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRESETS = ("quick", "standard", "paper")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of config.toml: its default, its environment variable, what it does, and its choices (empty: free)."""
+
+    default: str
+    variable: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS: dict[str, Setting] = {
+    "model": Setting("embedded", "KM_MODEL", "base model: 'embedded', a hub name, or a local folder"),
+    "device": Setting("auto", "KM_DEVICE", "where torch computes", DEVICES),
+    "preset": Setting("standard", "KM_PRESET", "how thoroughly km train works", PRESETS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A setting's value and where it came from: "flag", the environment variable's name, the file's path, or "default"."""
+
+    value: str
+    origin: str
+
+
+def home() -> Path:
+    """The library's folder: $KM_HOME, else the platform's data directory."""
+    given = os.environ.get("KM_HOME")
+    return Path(given).expanduser().absolute() if given else Path(platformdirs.user_data_dir("km", appauthor=False))
+
+
+def config_file() -> Path:
+    """config.toml in $KM_HOME, else in the platform's config directory."""
+    if os.environ.get("KM_HOME"):
+        return home() / "config.toml"
+    return Path(platformdirs.user_config_dir("km", appauthor=False)) / "config.toml"
+
+
+def resolve(flags: Mapping[str, str | None] | None = None) -> dict[str, Value]:
+    """Every setting with its value and origin. Raises UsageError for an unknown key or a value outside the choices."""
+    file = config_file()
+    stored = read_file(file)
+    resolved: dict[str, Value] = {}
+    for key, setting in SETTINGS.items():
+        flag = (flags or {}).get(key)
+        variable = os.environ.get(setting.variable)
+        if flag is not None:
+            value = Value(flag, "flag")
+        elif variable:
+            value = Value(variable, setting.variable)
+        elif key in stored:
+            value = Value(stored[key], str(file))
+        else:
+            value = Value(setting.default, "default")
+        _check(key, value.value, value.origin)
+        resolved[key] = value
+    return resolved
+
+
+def read_file(file: Path) -> dict[str, str]:
+    """The settings in a config.toml; {} where there is none. Unknown keys are an error, not a shrug."""
+    try:
+        data: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not valid TOML: {error}.", "Mend or delete it.") from None
+    except OSError as error:
+        raise KmError(f"{file} cannot be read: {error.strerror}.", "Check its permissions.") from None
+    for key, value in data.items():
+        _check(key, value, str(file))
+    return data
+
+
+def store(key: str, value: str | None) -> Path:
+    """Write one setting to config.toml, keeping comments and order; None removes it. Returns the file's path."""
+    import tomlkit
+
+    file = config_file()
+    if value is not None:
+        _check(key, value, "the command line")
+    elif key not in SETTINGS:
+        _check(key, "", "the command line")
+    read_file(file)
+    document = tomlkit.parse(file.read_text("utf-8")) if file.exists() else tomlkit.document()
+    if value is None:
+        document.pop(key, None)
+    else:
+        document[key] = value
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(tomlkit.dumps(document), "utf-8")
+    temporary.replace(file)
+    return file
+
+
+def _check(key: str, value: object, origin: str) -> None:
+    if key not in SETTINGS:
+        hint = did_you_mean(key, SETTINGS, "Known settings: " + ", ".join(SETTINGS) + ".")
+        raise UsageError(f"there is no setting {key!r} ({origin}).", hint)
+    if not isinstance(value, str):
+        raise UsageError(f"the setting {key!r} must be text in quotes ({origin}).", f"For example: {key} = \"{SETTINGS[key].default}\"")
+    choices = SETTINGS[key].choices
+    if choices and value not in choices:
+        raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", "Choose one of " + ", ".join(choices) + ".")

@@ -1,0 +1,267 @@
+"""The values that flow between the rooms of km. No behaviour beyond checking themselves, no heavy import."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["fresh", "stale", "untrained", "interrupted"]
+Method = Literal["km", "rag", "full", "gold", "bare"]
+TaskName = Literal["qa", "summary"]
+ObjectiveName = Literal["dcd"]
+AdapterName = Literal["lora"]
+Quant = Literal["F16", "Q8_0"]
+
+PAGE_BREAK = "\f"
+"""Separates pages in a document's text, as in the output of pdftotext. Text without pages has none."""
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell the person about work in progress.
+
+    stage: which bar it belongs to ("read", "download", "write", "check", "teacher", "train", "compare", "export", ...).
+    done, total: units of work so far and altogether (None: not known). Both None: a message and no progress.
+    numbers: values shown beside the bar, such as {"loss": 0.31, "kept": 40}.
+    """
+
+    stage: str
+    message: str = ""
+    done: float | None = None
+    total: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    warning: bool = False
+
+
+Reporter = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The reporter for callers that show nothing."""
+
+
+# --- documents ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A source as read, before the library knows it.
+
+    source: absolute path, URL, or "-" for standard input. kind: "pdf", "docx", "html", "epub", "markdown", "latex", "text".
+    data: the bytes as given. text: extracted text, pages separated by PAGE_BREAK. pages: None where the format has none.
+    """
+
+    source: str
+    kind: str
+    suggested_name: str
+    data: bytes
+    text: str
+    pages: int | None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    id: str
+    name: str
+    source: str
+    kind: str
+    sha256: str
+    """Of the bytes as given."""
+    text_sha256: str
+    pages: int | None
+    words: int
+    added: str
+    """UTC, ISO 8601; so is `updated`."""
+    updated: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document, sized in tokens of the base that reads it. Pages count from 1 (None: no pages)."""
+
+    index: int
+    text: str
+    tokens: int
+    start: int
+    """Offset of the chunk's first character in the document's text."""
+    first_page: int | None = None
+    last_page: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        return text_hash(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrieved piece of a document. score: higher is better, comparable within one query only."""
+
+    document: str
+    text: str
+    score: float
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of study material: what the student reads (prompt) and what is scored (response).
+
+    chunk_sha256: the chunk that the teacher reads in front of the prompt. `prompt` is what the student is given, so that
+    objectives need to know nothing of the task that made the sample.
+    """
+
+    id: str
+    chunk_sha256: str
+    task: TaskName
+    prompt: str
+    response: str
+    engine: str
+    model: str
+    revision: str
+    seed: int
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a Knowledge Module becomes. Saved beside its weights; outranks flags when it is used."""
+
+    model: str = "embedded"
+    revision: str = ""
+    """Hash or hub revision of the base; filled in when training starts."""
+    adapter: AdapterName = "lora"
+    objective: ObjectiveName = "dcd"
+    tasks: tuple[TaskName, ...] = ("qa", "summary")
+    chunk_tokens: int = 0
+    """0: what the base's card recommends."""
+    chunk_overlap: float = 0.1
+    generations: int = 16
+    """Per chunk and task."""
+    temperature: float = 0.8
+    top_p: float = 0.95
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: float = 0.06
+    """Share of the steps."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    steps: int = 300
+    batch: int = 16
+    kl_weight: float = 1.0
+    hidden_weight: float = 1.0
+    held_out: float = 0.05
+    """Share of the samples that is never trained on; decides early stopping."""
+    early_stopping: bool = True
+    seed: int = 0
+    format: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """Unknown keys are an error (TypeError): a recipe of a newer km must not be half understood."""
+        values = dict(data)
+        if "tasks" in values:
+            values["tasks"] = tuple(values["tasks"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the teacher and the student read for one sample, and which tokens are scored.
+
+    mask[i] says that token i is scored, that is: predicted from position i-1. Both masks select the same tokens.
+    """
+
+    teacher_ids: list[int] | None
+    student_ids: list[int]
+    teacher_mask: list[bool] | None
+    student_mask: list[bool]
+
+    def __post_init__(self) -> None:
+        student = _scored(self.student_ids, self.student_mask, "student")
+        if (self.teacher_ids is None) != (self.teacher_mask is None):
+            raise ValueError("a view has both the teacher's ids and mask, or neither")
+        if self.teacher_ids is not None and self.teacher_mask is not None:
+            teacher = _scored(self.teacher_ids, self.teacher_mask, "teacher")
+            if teacher != student:
+                raise ValueError("teacher and student are scored on different tokens")
+
+
+def _scored(ids: list[int], mask: list[bool], who: str) -> list[int]:
+    if len(ids) != len(mask):
+        raise ValueError(f"{who}: {len(ids)} ids but {len(mask)} mask entries")
+    if mask and mask[0]:
+        raise ValueError(f"{who}: the first token has no position that predicts it, so it cannot be scored")
+    return [token for token, on in zip(ids, mask, strict=True) if on]
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeModule:
+    """A trained adapter on disk, bound to the text it was trained on."""
+
+    id: str
+    document_id: str
+    path: Path
+    recipe: Recipe
+    metrics: Mapping[str, Any]
+    text_sha256: str
+    created: str
+
+
+# --- answers and scores -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """prompt_tokens and output_tokens count what the answering model read and wrote; seconds exclude loading it."""
+
+    text: str
+    method: Method
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+    evidence: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """evidence: words of the document that contain the answer, to find the gold chunk; empty where unknown."""
+
+    question: str
+    answers: tuple[str, ...]
+    kind: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A mean over n questions with its 95% bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
