@@ -1,0 +1,57 @@
+"""Text generation: chats in, generations out, whatever does the generating.
+
+| name       | what it is                                                        |
+|------------|-------------------------------------------------------------------|
+| `hf`       | transformers, batched by length; takes PEFT adapters              |
+| `scripted` | answers from a function of its own: for tests and documentation   |
+
+To add one: a module in this room with a class that has the members of `Engine`, and a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Chat = Sequence[tuple[str, str]]
+"""Turns of (role, content); roles are "system", "user" and "assistant". The last turn is the user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """temperature 0 is greedy. seed makes a call repeatable on the same machine, versions and batch."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """text without the end token; tokens counts what was written; finished: the model ended it, not the limit."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    finished: bool
+
+
+class Engine(Protocol):
+    name: str
+    model: str
+    revision: str
+    context: int
+    """Prompt and answer together, in tokens."""
+
+    def count(self, chat: Chat) -> int:
+        """Tokens of a chat as the model reads it."""
+
+    def generate(
+        self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Generation]:
+        """One generation per chat, in order. progress is called with the number of chats finished so far."""
+
+    def stream(self, chat: Chat, sampling: Sampling, on_text: Callable[[str], None]) -> Generation:
+        """One generation, handing over pieces of text as they are written."""
