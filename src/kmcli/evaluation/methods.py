@@ -1,0 +1,84 @@
+"""Put questions to an engine as a method puts them. What the methods are stands in METHODS; this is how they ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from kmcli.bases.prompts import Prompts
+from kmcli.engines import Chat, Engine, Sampling
+from kmcli.evaluation import METHODS
+from kmcli.metrics import normalise
+from kmcli.types import Answer, Chunk, Method, Passage, Question
+
+GREEDY = Sampling()
+
+
+def build_chat(
+    method: Method, question: str, prompts: Prompts, *, text: str = "", passages: Sequence[Passage] = ()
+) -> Chat:
+    """What the model reads. text: for `full`. passages: for `rag` and `gold`, best first; the best ends up last."""
+    if passages:
+        text = "\n\n".join(passage.text for passage in reversed(passages))
+    return [("user", METHODS[method].template(prompts).format(text=text, question=question).strip())]
+
+
+def answer_all(
+    method: Method,
+    engine: Engine,
+    questions: Sequence[Question],
+    prompts: Prompts,
+    *,
+    text: str = "",
+    passages: Sequence[Sequence[Passage]] = (),
+    sampling: Sampling = GREEDY,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer] | None:
+    """An answer per question, in order, or None where the method does not fit in the engine's context.
+
+    text: what `full` reads. passages: what `rag` and `gold` read, per question and best first (empty: nothing). `rag`
+    gives up its worst passages until prompt and answer fit; each answer's evidence is what the model was shown. Any
+    other method is asked all the questions or none, so that its score never means only those that fitted. An answer's
+    seconds are the batch's wall time shared out equally. progress is called with the number of questions answered.
+    """
+    room = engine.context - sampling.max_tokens
+    chats: list[Chat] = []
+    shown: list[tuple[Passage, ...]] = []
+    for question, found in zip(questions, passages or [()] * len(questions), strict=True):
+        kept = tuple(found)
+        chat = build_chat(method, question.question, prompts, text=text, passages=kept)
+        while engine.count(chat) > room:
+            if method != "rag" or not kept:
+                return None
+            kept = kept[:-1]
+            chat = build_chat(method, question.question, prompts, passages=kept)
+        chats.append(chat)
+        shown.append(kept)
+    began = time.perf_counter()
+    generations = engine.generate(chats, sampling, progress)
+    seconds = (time.perf_counter() - began) / max(1, len(chats))
+    return [
+        Answer(made.text.strip(), method, made.prompt_tokens, made.tokens, seconds, evidence)
+        for made, evidence in zip(generations, shown, strict=True)
+    ]
+
+
+def gold_chunk(question: Question, chunks: Sequence[Chunk]) -> Chunk | None:
+    """The chunk that holds the question's evidence, whatever its white space, case and punctuation.
+
+    Evidence that is cut by a chunk's edge: the chunk with most of its words. None where there is no evidence, or none
+    of its words are in the chunks.
+    """
+    evidence = normalise(question.evidence)
+    if not evidence:
+        return None
+    wanted = set(evidence.split())
+    best, most = None, 0
+    for chunk in chunks:
+        words = normalise(chunk.text)
+        if f" {evidence} " in f" {words} ":
+            return chunk
+        shared = len(wanted.intersection(words.split()))
+        if shared > most:
+            best, most = chunk, shared
+    return best

@@ -1,0 +1,51 @@
+"""What can be said about the means of scores: intervals, differences, the gap closed. The scores are kmcli.metrics'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kmcli.metrics import exact_match, normalise, token_f1
+from kmcli.types import Score
+
+__all__ = ["bootstrap", "exact_match", "gap_closed", "normalise", "paired_p", "token_f1"]
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> Score:
+    """The mean with its 95% percentile bootstrap interval, the same for the same seed.
+
+    Raises ValueError for no values.
+    """
+    import numpy as np
+
+    if not values:
+        raise ValueError("no values: a mean of nothing is nothing")
+    data = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    # One resample at a time: all at once would take resamples x questions numbers of memory.
+    means = [data[generator.integers(0, data.size, data.size)].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Score(float(data.mean()), float(low), float(high), data.size)
+
+
+def paired_p(a: Sequence[float], b: Sequence[float], seed: int = 0, resamples: int = 2000) -> float:
+    """Two-sided p-value for "a and b, scored on the same questions, are equally good"; the same for the same seed.
+
+    Resamples by swapping a and b at random question by question (paired randomisation) rather than by drawing questions
+    again: a bootstrap of a few questions that all went one way would claim certainty, this says 2/2^n.
+    Raises ValueError where a and b differ in length.
+    """
+    import numpy as np
+
+    difference = np.asarray([x - y for x, y in zip(a, b, strict=True)], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    observed = abs(difference.sum())
+    at_least = 0
+    for _ in range(resamples):
+        signs = generator.integers(0, 2, difference.size) * 2 - 1
+        at_least += abs((signs * difference).sum()) >= observed - 1e-9  # the same sum in another order is not less
+    return float((at_least + 1) / (resamples + 1))
+
+
+def gap_closed(km: float, bare: float, gold: float) -> float | None:
+    """How far the KM gets from the bare base (0) to the reference (1); None where the reference is not the better."""
+    return (km - bare) / (gold - bare) if gold > bare else None

@@ -1,0 +1,90 @@
+"""Question files that people write: JSON lines or CSV.
+
+JSON lines: one object a line with "question" and "answers" (a list) or "answer", and if wanted "kind", "evidence" (the
+document's words that contain the answer) and "options" (a list). CSV: the same as columns, lists separated by ||.
+Other keys and columns are left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kmcli.errors import UsageError
+from kmcli.types import Question
+
+SEPARATOR = "||"
+_HINT = 'A line of JSON: {"question": "...", "answers": ["..."]}; a CSV has the columns question and answers.'
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file: CSV where its name ends in .csv, else JSON lines; blank lines are skipped.
+
+    Options are written under their question, since the model must see what it can choose from. Raises UsageError, with
+    the line, for what cannot be read, and for a file without questions.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a JSON lines or CSV file.") from None
+    records = _csv(path, text) if path.suffix.lower() == ".csv" else _json_lines(path, text)
+    questions = [_question(path, line, record) for line, record in records]
+    if not questions:
+        raise UsageError(f"{path} holds no questions.", _HINT)
+    return questions
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Split at "\n" alone: splitlines would also cut at characters that JSON allows inside its strings.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}, is not valid JSON: {error}.", _HINT) from None
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}, line {number}, is not a JSON object.", _HINT)
+        yield number, record
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        for row in rows:
+            record: dict[str, Any] = {key.strip(): value for key, value in row.items() if key and value}
+            for key in ("answers", "options"):
+                if key in record:
+                    record[key] = record[key].split(SEPARATOR)
+            if "answer" in record:
+                record.setdefault("answers", record["answer"].split(SEPARATOR))
+            yield rows.line_num, record
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {rows.line_num}, is not valid CSV: {error}.", _HINT) from None
+
+
+def _question(path: Path, line: int, record: Mapping[str, Any]) -> Question:
+    given = record["answers"] if "answers" in record else record.get("answer", [])
+    texts = {
+        "question": [record.get("question", "")],
+        "answers": given if isinstance(given, list) else [given],
+        "options": record.get("options") or [],
+        "kind": [record.get("kind") or ""],
+        "evidence": [record.get("evidence") or ""],
+    }
+    for key, values in texts.items():
+        if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
+            raise UsageError(f"{path}, line {line}: {key} is neither text nor a list of texts.", _HINT)
+        texts[key] = [text for value in values if (text := str(value).strip())]
+    for key in ("question", "answers"):
+        if not texts[key]:
+            raise UsageError(f"{path}, line {line}, has no {key.removesuffix('s')}.", _HINT)
+    question = texts["question"][0]
+    if texts["options"]:
+        question += "\nOptions: " + "; ".join(texts["options"])
+    return Question(question, tuple(texts["answers"]), "".join(texts["kind"]), "".join(texts["evidence"]))

@@ -1,0 +1,73 @@
+"""Find the passages of a document that bear on a question: BM25 by SQLite's FTS5, in memory.
+
+Words are stemmed as English and compared without case or accents; a passage needs any one of the question's words.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from types import TracebackType
+
+from kmcli.types import Chunk, Passage
+
+PASSAGE_TOKENS = 256
+"""Passage size for bases whose context holds several of these; a small base needs smaller ones."""
+
+# BM25 weighs a word by how few passages have it, which in a short document makes "who" look rare and telling.
+_COMMON = (
+    "a an and are as at be been by can did do does for from had has have how i in is it its of on or s t that the "
+    "their there they this to was were what when where which who whom whose why will with would you your"
+)
+_STOP_WORDS = frozenset(_COMMON.split())
+
+
+class Index:
+    """The passages of one document, built once and asked many times; close it, or use it in a `with` statement."""
+
+    def __init__(self, document: str, chunks: Sequence[Chunk]) -> None:
+        self.document = document
+        self._chunks = chunks
+        self._database = sqlite3.connect(":memory:")
+        self._database.execute("CREATE VIRTUAL TABLE passages USING fts5(text, tokenize = 'porter unicode61')")
+        self._database.executemany(
+            "INSERT INTO passages(rowid, text) VALUES (?, ?)", ((row, chunk.text) for row, chunk in enumerate(chunks))
+        )
+
+    def search(self, query: str, k: int) -> list[Passage]:
+        """The k best passages, best first, equals in the document's order; fewer, or none, where no word is found."""
+        terms = _terms(query)
+        if k < 1 or not terms:
+            return []
+        rows = self._database.execute(
+            "SELECT rowid, bm25(passages) FROM passages WHERE passages MATCH ? ORDER BY 2, 1 LIMIT ?",
+            (" OR ".join(f'"{term}"' for term in terms), k),
+        )
+        # FTS5 gives a negative number, lower for better.
+        return [
+            Passage(self.document, self._chunks[row].text, -score, self._chunks[row].first_page) for row, score in rows
+        ]
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def bm25(document: str, chunks: Sequence[Chunk], query: str, k: int) -> list[Passage]:
+    """`Index.search` for a single query. document: the name to put on the passages."""
+    with Index(document, chunks) as index:
+        return index.search(query, k)
+
+
+def _terms(query: str) -> list[str]:
+    """The query's words, each once, without stop words unless there is nothing else. No quotes: safe inside them."""
+    words = list(dict.fromkeys(re.findall(r"\w+", query.lower())))
+    return [word for word in words if word not in _STOP_WORDS] or words

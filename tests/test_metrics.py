@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmcli.errors import UsageError
+from kmcli.evaluation.metrics import bootstrap, exact_match, gap_closed, normalise, paired_p, token_f1
+from kmcli.evaluation.questions import read_questions
+from kmcli.types import Question
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Eiffel Tower!", "eiffel tower"),
+        ("an apple a day", "apple day"),
+        ("U.S.A.", "usa"),
+        ("theatre", "theatre"),
+        ("A.", ""),
+        ("in\n1871,", "in 1871"),
+    ],
+)
+def test_normalisation_is_squads(text: str, normal: str) -> None:
+    assert normalise(text) == normal
+
+
+def test_exact_match_takes_any_reference() -> None:
+    assert exact_match("The Eiffel tower.", ["Big Ben", "eiffel tower"]) == 1.0
+    assert exact_match("Eiffel", ["Eiffel Tower"]) == 0.0
+    assert exact_match("Eiffel", []) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "f1"),
+    [
+        ("the cat sat", ["cat sat down"], 0.8),  # 2 shared; precision 2/2, recall 2/3
+        ("cat", ["dog"], 0.0),
+        ("cat cat dog", ["cat dog dog"], 2 / 3),  # shared: one cat, one dog
+        ("Agnes Moore", ["Moore", "Agnes B. Moore"], 0.8),  # 2/3 against the first, 4/5 against the second
+        ("the", ["a"], 1.0),  # nothing left on both sides
+        ("", ["cat"], 0.0),
+    ],
+)
+def test_token_f1_by_hand(prediction: str, answers: list[str], f1: float) -> None:
+    assert token_f1(prediction, answers) == pytest.approx(f1)
+
+
+def test_bootstrap_gives_the_mean_and_an_interval_that_narrows_with_n() -> None:
+    score = bootstrap([1.0, 0.0] * 50)
+    assert (score.mean, score.n) == (0.5, 100)
+    # the normal approximation's half width is 1.96 * 0.5 / 10 = 0.098
+    assert score.low == pytest.approx(0.402, abs=0.02)
+    assert score.high == pytest.approx(0.598, abs=0.02)
+    wider = bootstrap([1.0, 0.0] * 5)
+    assert wider.low < score.low < score.high < wider.high
+
+
+def test_bootstrap_is_the_same_for_the_same_seed_and_certain_of_constants() -> None:
+    values = [0.1, 0.9, 0.4, 0.6, 0.2]
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3) != bootstrap(values, seed=4)
+    constant = bootstrap([0.25] * 7)
+    assert (constant.mean, constant.low, constant.high, constant.n) == (0.25, 0.25, 0.25, 7)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
+
+
+def test_paired_p_knows_equal_different_and_too_few() -> None:
+    assert paired_p([1, 0, 1], [1, 0, 1]) == 1.0
+    assert paired_p([1.0] * 20, [0.0] * 20) < 0.01
+    # five of five: all the same sign in 2 of 32 swaps, however large the difference
+    assert paired_p([1.0] * 5, [0.0] * 5) == pytest.approx(2 / 32, abs=0.02)
+    # three wins against one loss: |sum| >= 2 in 10 of 16 swaps
+    assert paired_p([1, 1, 1, 0], [0, 0, 0, 1]) == pytest.approx(10 / 16, abs=0.04)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        paired_p([1.0], [])
+
+
+@given(pairs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_paired_p_does_not_care_which_comes_first(pairs: list[tuple[float, float]]) -> None:
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    assert 0 < paired_p(a, b, resamples=50) == paired_p(b, a, resamples=50) <= 1
+
+
+def test_gap_closed() -> None:
+    assert gap_closed(km=0.5, bare=0.2, gold=0.8) == pytest.approx(0.5)
+    assert gap_closed(km=0.1, bare=0.2, gold=0.6) == pytest.approx(-0.25)
+    assert gap_closed(km=0.9, bare=0.5, gold=0.5) is None
+    assert gap_closed(km=0.9, bare=0.5, gold=0.4) is None
+
+
+# --- question files ---
+
+
+def test_json_lines_with_every_key(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    records = [
+        {"question": " Who? ", "answers": ["Agnes", " Agnes Moore "], "kind": "name", "evidence": "by Agnes", "id": 7},
+        {"question": "When?", "answer": 1871, "kind": None},
+        {"question": "Which\u2028one?", "answer": "red", "options": ["red", "blue"]},
+    ]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    file.write_text("\ufeff" + "\n\n".join(lines) + "\r\n", "utf-8")
+    assert read_questions(file) == [
+        Question("Who?", ("Agnes", "Agnes Moore"), "name", "by Agnes"),
+        Question("When?", ("1871",)),
+        Question("Which\u2028one?\nOptions: red; blue", ("red",)),
+    ]
+
+
+def test_csv_with_answers_between_bars(tmp_path: Path) -> None:
+    file = tmp_path / "questions.CSV"
+    file.write_text(
+        'question,answers,kind,evidence,options\r\n"Who, then?",Agnes||Agnes Moore,name,"by ""Agnes""",\r\n'
+        "Which?,red,,,red||blue\r\n",
+        "utf-8",
+    )
+    assert read_questions(file) == [
+        Question("Who, then?", ("Agnes", "Agnes Moore"), "name", 'by "Agnes"'),
+        Question("Which?\nOptions: red; blue", ("red",)),
+    ]
+    file.write_text("answer,question\n1871 || 1872,When?\n", "utf-8")
+    assert read_questions(file) == [Question("When?", ("1871", "1872"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("q.jsonl", '{"question": "Who?", "answer": "A"}\n\nnot json\n', "line 3, is not valid JSON"),
+        ("q.jsonl", "[1]\n", "line 1, is not a JSON object"),
+        ("q.jsonl", '{"answer": "A"}', "line 1, has no question"),
+        ("q.jsonl", '{"question": "Who?"}', "line 1, has no answer"),
+        ("q.jsonl", '{"question": "Who?", "answers": []}', "line 1, has no answer"),
+        ("q.jsonl", '{"question": "Who?", "answers": ["A", null]}', "line 1: answers is neither text"),
+        ("q.jsonl", '{"question": ["Who?"], "answer": "A"}', "line 1: question is neither text"),
+        ("q.jsonl", '{"question": "Who?", "answer": "A", "options": "A"}', "line 1: options is neither text"),
+        ("q.jsonl", "\n \n", "holds no questions"),
+        ("q.csv", "question,answers\nWho?,A\nWhen?,\n", "line 3, has no answer"),
+        ("q.csv", 'question,answers\n"Who?,A\n', "is not valid CSV"),
+        ("q.csv", "frage,antwort\nWer?,A\n", "line 2, has no question"),
+        ("q.csv", "", "holds no questions"),
+    ],
+)
+def test_errors_name_the_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    file = tmp_path / name
+    file.write_text(text, "utf-8")
+    with pytest.raises(UsageError, match=said) as caught:
+        read_questions(file)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_questions(tmp_path / "missing.jsonl")
+    binary = tmp_path / "q.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_questions(binary)
