@@ -167,7 +167,9 @@ class Recipe:
     """Share of the steps."""
     weight_decay: float = 0.0
     clip: float = 1.0
-    steps: int = 300
+    steps: int = 0
+    """0: as many as `epochs` over the study material take."""
+    epochs: float = 12.0
     batch: int = 16
     kl_weight: float = 1.0
     hidden_weight: float = 1.0

@@ -1,0 +1,8 @@
+"""What training changes: a small adapter in front of, or inside, a frozen base.
+
+| name   | what it is                                                       |
+|--------|------------------------------------------------------------------|
+| `lora` | low-rank updates of every linear layer (PEFT): a Knowledge Module |
+
+To add one: a module with `build`, `load` and `save` as in `lora`, a row here, its name in `types.AdapterName`.
+"""

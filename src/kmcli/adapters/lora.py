@@ -1,0 +1,75 @@
+"""The Knowledge Module as a LoRA on every linear layer of the base (Caccia et al. 2025, section 3), by PEFT.
+
+The folder that `save` writes is PEFT's own format, so any other tool can load it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmcli.bases import Base, Loaded
+from kmcli.errors import KmError
+from kmcli.types import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def build(loaded: Loaded, recipe: Recipe) -> PeftModel:
+    """A fresh adapter over the loaded base, its parameters in fp32: B is zero, so it changes nothing yet."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(recipe.seed)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=portable_name(loaded.base),
+    )
+    return get_peft_model(loaded.model, config, autocast_adapter_dtype=True)  # type: ignore[return-value]
+
+
+def load(loaded: Loaded, folder: Path) -> PeftModel:
+    """The base with the adapter of a folder on it, for answering. Raises KmError where the folder is damaged."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise KmError(
+            f"the Knowledge Module in {folder} cannot be loaded: {str(error).splitlines()[0]}",
+            "Train it again with: km train NAME --restart",
+        ) from None
+    model.eval()
+    return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json into an existing folder."""
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; the library writes a card that says something
+    file = folder / CONFIG
+    config = json.loads(file.read_text("utf-8"))
+    config["inference_mode"] = True
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters by name, in a fixed order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def portable_name(base: Base) -> str:
+    """What adapter_config.json calls the base: a hub name as it is; the embedded base by name and revision, never a path
+    of this machine."""
+    return f"kmcli/{base.name}@{base.revision}" if base.embedded else base.name

@@ -1,0 +1,59 @@
+"""One forward pass over views: hidden states of every layer at the scored positions, and logits from the last of them.
+
+Shapes: N scored tokens of the batch, L decoder layers, D hidden size. Teacher and student go through the same function,
+with the adapter off and on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kmcli.bases import Loaded
+
+
+def scored_states(
+    model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]]
+) -> torch.Tensor:
+    """Hidden states (L, N, D) at the positions that predict the scored tokens of (ids, mask) rows.
+
+    The last layer's are taken after the final norm, so that `logits` of them is exact. Rows are padded on the right: with
+    causal attention no scored position sees the padding.
+    """
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    positions = []
+    for row, (tokens, mask) in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        attention[row, : len(tokens)] = 1
+        positions += [row * width + index - 1 for index, on in enumerate(mask) if on]
+    output = decoder(model)(
+        input_ids=ids.to(loaded.device),
+        attention_mask=attention.to(loaded.device),
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    index = torch.tensor(positions, device=loaded.device)
+    states = output.hidden_states[1:]  # without the embeddings
+    return torch.stack([state.reshape(-1, state.shape[-1]).index_select(0, index) for state in states])
+
+
+def logits(model: Any, states_ND: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) of final hidden states, through the base's own head (and Gemma's soft cap, where there is one)."""
+    base = causal(model)
+    values = base.get_output_embeddings()(states_ND)
+    cap = getattr(base.config, "final_logit_softcapping", None)
+    return torch.tanh(values / cap) * cap if cap else values
+
+
+def causal(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder(model: Any) -> Any:
+    """The model without its head."""
+    return causal(model).get_decoder()

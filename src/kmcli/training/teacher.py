@@ -1,0 +1,74 @@
+"""Teacher targets: the states of the base with the chunk in context, computed once per sample and kept in memory.
+
+The teacher is fixed and reads the same tokens every epoch, so computing it again would give the same numbers. What does
+not fit the budget is computed when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kmcli.bases import Loaded
+from kmcli.training.forward import scored_states
+from kmcli.types import Event, Reporter, View
+
+BUDGET_BYTES = 2 << 30
+TOKENS_PER_BATCH = 4096
+
+
+class Teacher:
+    """Targets (L, n, D) per view, on the training device when asked for."""
+
+    def __init__(self, model: Any, loaded: Loaded, views: Sequence[View], budget: int = BUDGET_BYTES) -> None:
+        """model: the student; its adapter is switched off while the teacher reads."""
+        self.model, self.loaded, self.views, self.budget = model, loaded, views, budget
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def precompute(self, report: Reporter) -> None:
+        """Compute the targets of every view that the budget reaches, longest rows last."""
+        order = sorted(range(len(self.views)), key=lambda i: len(self._row(i)[0]))
+        spent = done = 0
+        report(Event("teacher", "reading the document as the teacher", 0, len(order)))
+        for batch in self._batches(order):
+            if spent >= self.budget:
+                break
+            for index, target in zip(batch, self._compute(batch), strict=True):
+                self.kept[index] = target.cpu()
+                spent += target.numel() * target.element_size()
+            done += len(batch)
+            report(Event("teacher", "", done, len(order)))
+        report(Event("teacher", "", len(order), len(order)))
+
+    def targets(self, indices: Sequence[int]) -> torch.Tensor:
+        """States (L, N, D) of several views, their scored tokens one after the other."""
+        missing = [i for i in indices if i not in self.kept]
+        computed = dict(zip(missing, self._compute(missing), strict=True)) if missing else {}
+        parts = [computed[i] if i in computed else self.kept[i].to(self.loaded.device) for i in indices]
+        return torch.cat(parts, dim=1)
+
+    def _compute(self, indices: Sequence[int]) -> list[torch.Tensor]:
+        rows = [self._row(i) for i in indices]
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode(), self.model.disable_adapter():
+            states = scored_states(self.model, self.loaded, rows)
+        self.model.train(training)
+        return [part.clone() for part in states.split([sum(mask) for _, mask in rows], dim=1)]
+
+    def _row(self, index: int) -> tuple[list[int], list[bool]]:
+        view = self.views[index]
+        if view.teacher_ids is None or view.teacher_mask is None:
+            raise ValueError("this objective's views have no teacher")
+        return view.teacher_ids, view.teacher_mask
+
+    def _batches(self, order: Sequence[int]) -> list[list[int]]:
+        batches: list[list[int]] = [[]]
+        for index in order:
+            width = len(self._row(index)[0])
+            if batches[-1] and width * (len(batches[-1]) + 1) > TOKENS_PER_BATCH:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
