@@ -1,0 +1,20 @@
+"""The library: documents, their study material and their Knowledge Modules on disk, under one folder.
+
+    library.py    Library: what the rest of km calls
+    layout.py     where everything lies below the folder
+    contents.py   a document's own files: written, verified, described
+    names.py      friendly names: made, checked, kept apart
+    files.py      writing so that a crash loses nothing that was reported done
+    database.py   the SQLite file, its transactions and what its errors mean
+    locks.py      one lock per document, across processes
+    modules.py    Knowledge Modules: committed, replaced, read back
+    samples.py    study material: a file of JSON lines that only grows
+    check.py      what can be damaged, and mending what can be mended
+
+It knows nothing of models, text extraction or training: it is handed values and folders.
+"""
+
+from kmcli.library.check import Finding
+from kmcli.library.library import Added, Library
+
+__all__ = ["Added", "Finding", "Library"]

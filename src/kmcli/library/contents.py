@@ -1,0 +1,86 @@
+"""What a document is made of: its text and the bytes as given, written, verified and described."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+import shlex
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from kmcli.library import files
+from kmcli.library.layout import Layout
+from kmcli.types import Document, Ingested, text_hash
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def new_document(name: str, ingested: Ingested) -> Document:
+    blank = Document(secrets.token_hex(8), name, ingested.source, "", "", "", None, 0, added=now(), updated="")
+    return with_contents(blank, ingested)
+
+
+def with_contents(document: Document, ingested: Ingested) -> Document:
+    """The same document with other contents. Nothing is written."""
+    return dataclasses.replace(
+        document,
+        kind=ingested.kind,
+        sha256=ingested.sha256,
+        text_sha256=text_hash(ingested.text),
+        pages=ingested.pages,
+        words=len(ingested.text.split()),
+        updated=now(),
+    )
+
+
+def with_tags(document: Document, tags: Sequence[str]) -> Document:
+    """The same document with these tags too, each once, in the order they came."""
+    stripped = (tag.strip() for tag in tags)
+    return dataclasses.replace(document, tags=tuple(dict.fromkeys((*document.tags, *filter(None, stripped)))))
+
+
+def write(layout: Layout, document: Document, ingested: Ingested) -> None:
+    """Write the files beside those the document has; `clear` deletes the ones that an update replaced."""
+    folder = layout.document(document)
+    new = not folder.exists()
+    try:
+        files.make_folder(folder)
+        files.write(layout.source(document), ingested.data)
+        files.write(layout.text(document), ingested.text.encode("utf-8", "surrogatepass"))
+        files.sync(folder.parent)
+    except BaseException:
+        if new:
+            files.delete(folder)
+        raise
+
+
+def clear(layout: Layout, document: Document) -> None:
+    for path in layout.leftovers(document):
+        path.unlink()
+
+
+def damage(layout: Layout, document: Document) -> str:
+    """One sentence on what is wrong with the document's own files; empty where nothing is."""
+    for what, path, sha256 in (
+        ("text", layout.text(document), document.text_sha256),
+        ("source", layout.source(document), document.sha256),
+    ):
+        problem = _problem(path, sha256)
+        if problem:
+            return f"the {what} of {document.name} is {problem}."
+    return ""
+
+
+def add_again(document: Document) -> str:
+    return f"Add it again with: km add {shlex.quote(document.source)}"
+
+
+def _problem(path: Path, sha256: str) -> str:
+    try:
+        return "" if hashlib.sha256(path.read_bytes()).hexdigest() == sha256 else "damaged on disk"
+    except FileNotFoundError:
+        return "missing on disk"

@@ -1,0 +1,94 @@
+"""Writing so that a crash at any moment leaves the old file or the new one, never half of either.
+
+Folders are for their owner alone (0700), and so are files (0600).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kmcli.errors import ResourceError
+
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, *_FULL)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what a disk refuses (full, read-only, not permitted) into a ResourceError; any other OSError is a bug."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        hint = "Free some space and try again." if error.errno in _FULL else "Check its permissions and the disk."
+        raise ResourceError(f"{folder} cannot be written to: {reason(error)}.", hint) from error
+
+
+def reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def make_folder(folder: Path) -> None:
+    """A private folder, also where another part of km made it first with the usual permissions."""
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(FOLDER_MODE)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace `path` by a file with these bytes, or leave it as it was."""
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def move(folder: Path, target: Path) -> None:
+    """Rename a folder within one file system, for good."""
+    os.rename(folder, target)
+    sync(target.parent)
+    sync(folder.parent)
+
+
+def seal(folder: Path) -> None:
+    """Make all that is in a folder private and safe on the disk; what others wrote there has neither."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            file = Path(place, name)
+            file.chmod(FILE_MODE)
+            sync(file)
+        os.chmod(place, FOLDER_MODE)
+        sync(Path(place))
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def delete(path: Path) -> None:
+    """Delete a folder with all that is in it, or a file; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

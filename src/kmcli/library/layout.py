@@ -1,0 +1,107 @@
+"""Where everything lies below the library's folder.
+
+A document's text and source carry the start of their hash in their file names. So an update writes new files beside the
+old ones, and one database transaction decides which of them are the document: there is no moment in between.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmcli.types import Document
+
+SUFFIXES = {
+    "pdf": ".pdf",
+    "docx": ".docx",
+    "html": ".html",
+    "epub": ".epub",
+    "markdown": ".md",
+    "latex": ".tex",
+    "text": ".txt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    home: Path
+
+    @property
+    def database(self) -> Path:
+        return self.home / "km.db"
+
+    @property
+    def documents(self) -> Path:
+        return self.home / "documents"
+
+    @property
+    def modules(self) -> Path:
+        return self.home / "modules"
+
+    @property
+    def staging(self) -> Path:
+        """Modules that are being written: <document id>-<random>."""
+        return self.home / "staging"
+
+    @property
+    def locks(self) -> Path:
+        return self.home / "locks"
+
+    @property
+    def lost(self) -> Path:
+        """Where a repair puts what belongs to no document. Made when it is needed."""
+        return self.home / "lost"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.documents, self.modules, self.staging, self.locks, self.cache)
+
+    def document(self, document: Document) -> Path:
+        return self.documents / document.id
+
+    def text(self, document: Document) -> Path:
+        return self.document(document) / f"text-{document.text_sha256[:12]}.md"
+
+    def source(self, document: Document) -> Path:
+        suffix = SUFFIXES.get(document.kind, ".bin")
+        return self.document(document) / f"source-{document.sha256[:12]}{suffix}"
+
+    def samples(self, document: Document) -> Path:
+        return self.document(document) / "samples.jsonl"
+
+    def workspace(self, document: Document) -> Path:
+        return self.document(document) / "training"
+
+    def module(self, module_id: str) -> Path:
+        return self.modules / module_id
+
+    def leftovers(self, document: Document) -> list[Path]:
+        """Files of the document that an update or a crash left behind."""
+        wanted = {self.text(document), self.source(document)}
+        folder = self.document(document)
+        found = [path for pattern in ("text-*", "source-*", ".*.tmp") for path in folder.glob(pattern)]
+        return sorted(path for path in found if path not in wanted)
+
+
+def has_weights(module: Path) -> bool:
+    return any(file.stat().st_size for file in module.glob("*.safetensors"))
+
+
+def unfinished(workspace: Path, finished: int | None) -> bool:
+    """Whether a workspace holds a training that is not in the module.
+
+    finished: when the module was, in nanoseconds of the file system's clock; None where there is no module. A workspace
+    that only a crash kept from being cleared is older than that.
+    """
+    newest = 0
+    for place, folders, names in os.walk(workspace):
+        for name in (*folders, *names):
+            with suppress(FileNotFoundError):  # a training that is under way deletes its older checkpoints
+                newest = max(newest, os.lstat(os.path.join(place, name)).st_mtime_ns)
+    return newest > 0 if finished is None else newest >= finished

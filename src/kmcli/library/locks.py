@@ -1,0 +1,69 @@
+"""One lock per document across processes, and a note of who holds it.
+
+The operating system frees the lock of a process that dies, so a lock is never stale; only the note can be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kmcli.errors import KmError
+from kmcli.library import files
+
+
+class Busy(KmError):
+    """Another process holds the document's lock."""
+
+
+class Locks:
+    """The locks in one folder. Taking one again that this object already holds does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: set[str] = set()
+
+    def holds(self, key: str) -> bool:
+        return key in self._held
+
+    @contextmanager
+    def hold(self, key: str, name: str, verb: str, wait: float) -> Iterator[None]:
+        """Hold the lock `key`, after at most `wait` seconds. Raises Busy naming the holder, with `name` for people."""
+        if key in self._held:
+            yield
+            return
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._folder / f"{key}.lock", mode=files.FILE_MODE, thread_local=False)
+        note = self._folder / f"{key}.json"
+        try:
+            with files.explained(self._folder):
+                lock.acquire(timeout=wait)
+        except Timeout:
+            raise Busy(
+                f"{name} is in use by {_holder(note)}.", "Wait until that has finished, or stop it; then try again."
+            ) from None
+        try:
+            with files.explained(self._folder):
+                files.write(note, json.dumps({"pid": os.getpid(), "verb": verb}).encode())
+            self._held.add(key)
+            yield
+        finally:
+            self._held.discard(key)
+            note.unlink(missing_ok=True)
+            lock.release()
+
+    def forget(self, key: str) -> None:
+        """Delete the lock file of a document that is gone; call it while holding the lock."""
+        (self._folder / f"{key}.lock").unlink(missing_ok=True)
+
+
+def _holder(note: Path) -> str:
+    try:
+        holder = json.loads(note.read_bytes())
+        return f"km {holder['verb']} (process {holder['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another km"  # the holder is about to write its note, or about to go

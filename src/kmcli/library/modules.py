@@ -1,0 +1,70 @@
+"""A document's Knowledge Module: its row in the database and its folder, which come and go together."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kmcli.errors import KmError
+from kmcli.library import files
+from kmcli.library.contents import now
+from kmcli.library.database import Database
+from kmcli.library.layout import Layout
+from kmcli.types import Document, KnowledgeModule, Recipe
+
+
+def row_of(layout: Layout, database: Database, document: Document) -> sqlite3.Row | None:
+    """The document's row in the table modules; None where there is none or its folder is gone."""
+    rows = database.rows("SELECT * FROM modules WHERE document_id = ?", document.id)
+    return rows[0] if rows and layout.module(rows[0]["id"]).is_dir() else None
+
+
+def as_value(layout: Layout, document: Document, row: sqlite3.Row) -> KnowledgeModule:
+    """Raises KmError where a newer km has trained it."""
+    try:
+        recipe = Recipe.from_json(json.loads(row["recipe"]))
+    except TypeError:
+        raise KmError(
+            f"the Knowledge Module of {document.name} was trained by a newer km.",
+            f"Upgrade with: pip install --upgrade kmcli; or train it again with: km train {document.name}",
+        ) from None
+    return KnowledgeModule(
+        id=row["id"],
+        document_id=document.id,
+        path=layout.module(row["id"]),
+        recipe=recipe,
+        metrics=json.loads(row["metrics"]),
+        text_sha256=row["text_sha256"],
+        created=row["created"],
+    )
+
+
+def commit(
+    layout: Layout, database: Database, document: Document, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]
+) -> None:
+    """Move a finished folder into place, record it, and only then delete the module that it replaces."""
+    module_id, recipe_json, metrics_json = secrets.token_hex(8), _as_json(recipe.as_json()), _as_json(dict(metrics))
+    files.write(folder / "recipe.json", recipe_json.encode())
+    files.write(folder / "metrics.json", metrics_json.encode())
+    files.seal(folder)
+    finished = (folder / "metrics.json").stat().st_mtime_ns
+    with database.transaction():
+        old = database.rows("SELECT id FROM modules WHERE document_id = ?", document.id)
+        files.move(folder, layout.module(module_id))
+        database.rows("DELETE FROM modules WHERE document_id = ?", document.id)
+        database.rows(
+            "INSERT INTO modules (id, document_id, text_sha256, recipe, metrics, created, finished)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(module_id, document.id, document.text_sha256, recipe_json, metrics_json, now(), finished),
+        )
+    for row in old:
+        files.delete(layout.module(row["id"]))
+
+
+def _as_json(value: Any) -> str:
+    """The same text goes into the file and into the database, so that they can be compared."""
+    return json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,86 @@
+"""Study material on disk: one JSON object per line, appended, never rewritten.
+
+A line counts once its newline is there. What follows the last newline was torn by a crash: readers skip it and the next
+writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmcli.library import files
+from kmcli.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a file of samples holds. lines: the good ones as they are; damaged: numbers of lines that are no sample."""
+
+    samples: list[Sample]
+    lines: list[bytes]
+    damaged: list[int]
+    torn: bool
+
+
+def read(path: Path) -> Read:
+    """Read a file of samples; a missing file is an empty one."""
+    found = Read([], [], [], False)
+    if not path.exists():
+        return found
+    *lines, tail = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        sample = _parse(line)
+        if sample is None:
+            found.damaged.append(number)
+        else:
+            found.samples.append(sample)
+            found.lines.append(line)
+    return dataclasses.replace(found, torn=bool(tail))
+
+
+def append(path: Path, samples: Iterable[Sample]) -> None:
+    """Add samples; when this returns they are safe on the disk."""
+    data = b"".join(json.dumps(dataclasses.asdict(sample)).encode() + b"\n" for sample in samples)
+    if not data:
+        return
+    new = not path.exists()
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, files.FILE_MODE), "r+b") as stream:
+        stream.truncate(_whole(path))
+        stream.seek(0, os.SEEK_END)
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if new:
+        files.sync(path.parent)
+
+
+def cut(path: Path) -> None:
+    """Cut off a torn last line."""
+    os.truncate(path, _whole(path))
+    files.sync(path)
+
+
+def _whole(path: Path) -> int:
+    """The file's size in bytes up to its last newline."""
+    with path.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+def _parse(line: bytes) -> Sample | None:
+    try:
+        return Sample(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
