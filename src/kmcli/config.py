@@ -126,7 +126,9 @@ def _check(key: str, value: object, origin: str) -> None:
         hint = did_you_mean(key, SETTINGS, "Known settings: " + ", ".join(SETTINGS) + ".")
         raise UsageError(f"there is no setting {key!r} ({origin}).", hint)
     if not isinstance(value, str):
-        raise UsageError(f"the setting {key!r} must be text in quotes ({origin}).", f"For example: {key} = \"{SETTINGS[key].default}\"")
+        raise UsageError(
+            f"the setting {key!r} must be text in quotes ({origin}).", f'For example: {key} = "{SETTINGS[key].default}"'
+        )
     choices = SETTINGS[key].choices
     if choices and value not in choices:
         raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", "Choose one of " + ", ".join(choices) + ".")

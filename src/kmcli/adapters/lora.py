@@ -35,7 +35,7 @@ def build(loaded: Loaded, recipe: Recipe) -> PeftModel:
         task_type="CAUSAL_LM",
         base_model_name_or_path=portable_name(loaded.base),
     )
-    return get_peft_model(loaded.model, config, autocast_adapter_dtype=True)  # type: ignore[return-value]
+    return get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
 
 
 def load(loaded: Loaded, folder: Path) -> PeftModel:

@@ -38,6 +38,8 @@ class Base:
     """transformers' model_type: "llama", "qwen3", ..."""
     context: int
     chunk_tokens: int
+    passages: int
+    """How many retrieved passages it reads well at once."""
     style: StyleName
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the base's card recommends for training: a few fields of a Recipe."""
@@ -111,6 +113,7 @@ def describe(name: str, path: Path, report: Reporter = silent) -> Base:
         family=str(config.get("model_type", "")),
         context=context,
         chunk_tokens=int(card.get("chunk_tokens") or min(2048, context // 2)),
+        passages=int(card.get("passages") or 5),
         style=card.get("prompts", "general"),
         recipe=card.get("recipe", {}),
     )

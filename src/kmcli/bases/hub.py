@@ -62,6 +62,18 @@ def fetch(name: str, report: Reporter, revision: str | None = None) -> Path:
         return _Download(name, revision, cache, repository, report).run()
 
 
+def cached() -> list[tuple[str, Path]]:
+    """The models in the hub's cache that can be a base, by name, with the snapshot of their main branch."""
+    from huggingface_hub import constants
+
+    found = []
+    for repository in sorted(Path(constants.HF_HUB_CACHE).expanduser().glob("models--*")):
+        snapshot = _cached(repository, constants.DEFAULT_REVISION)
+        if snapshot and _complete(snapshot):
+            found.append((repository.name.removeprefix("models--").replace("--", "/"), snapshot))
+    return found
+
+
 def _check_name(name: str, revision: str | None) -> None:
     wrong = len(name) > 96 or ".." in name or "--" in name or name.endswith((".git", ".", "-"))
     if wrong or not _NAME.fullmatch(name):

@@ -27,6 +27,13 @@ class Prompts:
     passages: str
     refusals: tuple[str, ...]
 
+    def question_of(self, prompt: str) -> str:
+        """The question inside a prompt that `ask` made; the prompt itself where it was made otherwise."""
+        before, _, after = self.ask.partition("{question}")
+        if prompt.startswith(before) and prompt.endswith(after):
+            return prompt[len(before) : len(prompt) - len(after)]
+        return prompt
+
 
 STYLES: dict[StyleName, Prompts] = {
     "embedded": Prompts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from kmcli.bases import Loaded
@@ -19,14 +20,15 @@ TOKENS_PER_BATCH = 16_384
 class HfEngine:
     name = "hf"
 
-    def __init__(self, loaded: Loaded, model: Any = None) -> None:
-        """model: a PEFT model over the same base; the base itself where it is None."""
+    def __init__(self, loaded: Loaded, model: Any = None, adapter: bool = True) -> None:
+        """model: a PEFT model over the same base; the base itself where it is None. adapter False switches its off."""
         self.loaded = loaded
-        self.torch_model = model if model is not None else loaded.model
+        self.torch_model: Any = model if model is not None else loaded.model
         self.model = loaded.base.name
         self.revision = loaded.base.revision
         self.context = loaded.base.context
         self.tokens_per_batch = TOKENS_PER_BATCH
+        self._switched: Callable[[], AbstractContextManager[Any]] = nullcontext if adapter else model.disable_adapter
 
     def count(self, chat: Chat) -> int:
         return len(self.loaded.chat_ids(list(chat)))
@@ -87,7 +89,7 @@ class HfEngine:
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if sampling.temperature > 0:
             choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._switched():
             output = self.torch_model.generate(
                 input_ids=ids.to(self.loaded.device),
                 attention_mask=mask.to(self.loaded.device),
@@ -98,9 +100,7 @@ class HfEngine:
                 **choice,
             )
         written: torch.Tensor = output[:, width:].cpu()
-        return [
-            self._generation(len(prompt), row.tolist()) for prompt, row in zip(prompts, written, strict=True)
-        ]
+        return [self._generation(len(prompt), row.tolist()) for prompt, row in zip(prompts, written, strict=True)]
 
     def _generation(self, prompt_tokens: int, ids: list[int]) -> Generation:
         stops = [i for i, token in enumerate(ids) if token in self.loaded.end_ids]

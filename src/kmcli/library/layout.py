@@ -33,6 +33,10 @@ class Layout:
         return self.home / "km.db"
 
     @property
+    def names(self) -> Path:
+        return self.home / "names"
+
+    @property
     def documents(self) -> Path:
         return self.home / "documents"
 
@@ -74,6 +78,9 @@ class Layout:
 
     def samples(self, document: Document) -> Path:
         return self.document(document) / "samples.jsonl"
+
+    def work_log(self, document: Document) -> Path:
+        return self.document(document) / "written.jsonl"
 
     def workspace(self, document: Document) -> Path:
         return self.document(document) / "training"

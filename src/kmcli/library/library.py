@@ -125,6 +125,7 @@ class Library:
                 document = contents.with_tags(document, tags)
                 self._database.save(document)
             if known is None:
+                self._publish_names()
                 return Added(document, "added", False)
             trained = self._trained(document) is not None
             if not changed:
@@ -142,6 +143,7 @@ class Library:
             self._refuse_taken(wanted, document)
             document = dataclasses.replace(document, name=wanted)
             self._database.save(document)
+        self._publish_names()
         return document
 
     def remove(self, name: str) -> Document:
@@ -159,6 +161,7 @@ class Library:
             for path in sorted(self.cache.rglob(f"{document.id}*")):
                 files.delete(path)
             self._locks.forget(document.id)
+        self._publish_names()
         return document
 
     def text(self, document: Document) -> str:
@@ -194,8 +197,18 @@ class Library:
 
     def drop_samples(self, document: Document) -> None:
         with self.lock(document, "synth"), files.explained(self.home):
+            self._layout.work_log(document).unlink(missing_ok=True)  # first: it must not promise samples that are gone
             self._layout.samples(document).unlink(missing_ok=True)
             files.sync(self._layout.document(document))
+
+    def work_log(self, document: Document) -> list[dict[str, Any]]:
+        """What has been written of the study material, as append_work was given it: a line whose samples are all there."""
+        return study.read_objects(self._layout.work_log(document))
+
+    def append_work(self, document: Document, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Note finished work, after its samples were appended; safe on the disk when this returns."""
+        with self.lock(document, "synth"), files.explained(self.home):
+            study.append_objects(self._layout.work_log(document), lines)
 
     # --- modules --------------------------------------------------------------------------------------------------
 
@@ -279,6 +292,11 @@ class Library:
             return inspect(self._layout, self._database, repair)
 
     # --- within ---------------------------------------------------------------------------------------------------
+
+    def _publish_names(self) -> None:
+        """The names, a line each, where a shell completes them from without starting Python."""
+        with files.explained(self.home):
+            files.write(self._layout.names, "".join(f"{one.name}\n" for one in self.documents()).encode())
 
     def _trained(self, document: Document) -> sqlite3.Row | None:
         return modules.row_of(self._layout, self._database, document)

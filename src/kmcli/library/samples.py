@@ -1,4 +1,4 @@
-"""Study material on disk: one JSON object per line, appended, never rewritten.
+"""Study material on disk, and the log of what has been written: one JSON object per line, appended, never rewritten.
 
 A line counts once its newline is there. What follows the last newline was torn by a crash: readers skip it and the next
 writer cuts it off.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kmcli.library import files
 from kmcli.types import Sample
@@ -45,7 +47,23 @@ def read(path: Path) -> Read:
 
 def append(path: Path, samples: Iterable[Sample]) -> None:
     """Add samples; when this returns they are safe on the disk."""
-    data = b"".join(json.dumps(dataclasses.asdict(sample)).encode() + b"\n" for sample in samples)
+    append_objects(path, map(dataclasses.asdict, samples))
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, damaged and torn lines left out; a missing file is an empty one."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def append_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Add JSON objects, a line each; when this returns they are safe on the disk."""
+    data = b"".join(json.dumps(one).encode() + b"\n" for one in objects)
     if not data:
         return
     new = not path.exists()

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 MOST_QUESTION_CHARACTERS = 400
 MOST_ANSWER_CHARACTERS = 600
 
-_LABEL = re.compile(r"^\s*(?:[-*•]\s*)?(?:\d+\s*[.):]\s*)?\**(q|question|a|answer)\s*\d*\**\s*[.:)]\**\s*(.*)$", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^\s*(?:[-*•]\s*)?(?:\d+\s*[.):]\s*)?\**(q|question|a|answer)\s*\d*\**\s*[.:)]\**\s*(.*)$", re.IGNORECASE
+)
 _WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
 _SPACE = re.compile(r"\s+")
 

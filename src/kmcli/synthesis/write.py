@@ -45,9 +45,9 @@ def write(
 ) -> None:
     """Write the samples of every unit that is not finished yet.
 
-    hand_over is called once a group with its samples, the units they complete, and the counts of drafts by what became of
-    them: "agree" and "unchecked" are kept; "disagree", "duplicate",
-    "names" (a name or number that the chunk does not have) and "refusal" are dropped. Raises KmError where the base evidently cannot read the text, unless force is set.
+    hand_over is called once a group with its samples, the units they complete, and the counts of drafts by what became
+    of them: "agree" and "unchecked" are kept; "disagree", "duplicate", "names" (a name or number that the chunk does not
+    have) and "refusal" are dropped. Raises KmError where the base evidently cannot read the text, unless force is set.
     """
     units = [Unit(chunk.sha256, task) for chunk in chunks for task in recipe.tasks]
     todo = [unit for unit in dict.fromkeys(units) if unit not in finished]
@@ -118,7 +118,8 @@ def _check(
             unique[key] = (unit, draft)
     asked = [(unit, draft) for unit, draft in unique.values() if TASKS[unit.task].confirmed]
     chats: list[Chat] = [
-        [("user", prompts.under_text.format(text=texts[unit.chunk_sha256], question=draft.prompt))] for unit, draft in asked
+        [("user", prompts.under_text.format(text=texts[unit.chunk_sha256], question=draft.prompt))]
+        for unit, draft in asked
     ]
     again = engine.generate(chats, Sampling(max_tokens=ANSWER_TOKENS)) if chats else []
     samples = []

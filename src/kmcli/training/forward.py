@@ -14,9 +14,7 @@ import torch
 from kmcli.bases import Loaded
 
 
-def scored_states(
-    model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]]
-) -> torch.Tensor:
+def scored_states(model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]]) -> torch.Tensor:
     """Hidden states (L, N, D) at the positions that predict the scored tokens of (ids, mask) rows.
 
     The last layer's are taken after the final norm, so that `logits` of them is exact. Rows are padded on the right: with

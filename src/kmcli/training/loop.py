@@ -79,7 +79,8 @@ def run(
             report(Event("train", "", progress.step, steps, shown))
             if interrupted():
                 raise InterruptedRun(
-                    f"stopped at step {progress.step} of {steps}; nothing is lost.", "The same command goes on from there."
+                    f"stopped at step {progress.step} of {steps}; nothing is lost.",
+                    "The same command goes on from there.",
                 )
     if progress.best is not None:
         restore_best(folder, parameters)

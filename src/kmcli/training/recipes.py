@@ -62,7 +62,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_key(key: str, origin: str) -> None:
     known = [field.name for field in dataclasses.fields(Recipe) if field.name not in _FIXED]
     if key not in known:
-        raise UsageError(f"a recipe has no {key!r} ({origin}).", did_you_mean(key, known, "It has " + ", ".join(known) + "."))
+        raise UsageError(
+            f"a recipe has no {key!r} ({origin}).", did_you_mean(key, known, "It has " + ", ".join(known) + ".")
+        )
 
 
 def _from_text(key: str, text: str) -> Any:
@@ -94,12 +96,13 @@ def _checked(key: str, value: Any) -> Any:
         if value not in choices:
             raise UsageError(f"{value!r} is no {key}.", "Choose one of " + ", ".join(choices) + ".")
         return value
+    example = getattr(Recipe(), key)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         name = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
-        raise UsageError(f"{key} must be {name}, not {value!r}.", f"For example: --set {key}={getattr(Recipe(), key)}")
+        raise UsageError(f"{key} must be {name}, not {value!r}.", f"For example: --set {key}={example}")
     low, high = _LIMITS.get(key, (0, float("inf")))
-    if kind in (int, float) and not low <= value <= high:
-        raise UsageError(f"{key} must lie between {low:g} and {high:g}, not {value:g}.", f"The default is {getattr(Recipe(), key):g}.")
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        raise UsageError(f"{key} must lie between {low:g} and {high:g}, not {value:g}.", f"The default is {example}.")
     return value
 
 
@@ -120,16 +123,12 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
-def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Recipe)
-
-
 def _kind(key: str) -> type:
-    hint = _hints()[key]
+    hint = typing.get_type_hints(Recipe)[key]
     origin = typing.get_origin(hint)
     return str if origin is typing.Literal else origin or hint
 
 
 def _choices(key: str) -> tuple[str, ...]:
-    hint = _hints()[key]
+    hint = typing.get_type_hints(Recipe)[key]
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
