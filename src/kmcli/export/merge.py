@@ -1,0 +1,158 @@
+"""A base's weights and a LoRA adapter's deltas, read tensor by tensor from safetensors. Knows nothing of GGUF."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmcli.bases.folder import weight_files
+from kmcli.errors import KmError, ResourceError
+
+if TYPE_CHECKING:
+    import torch
+
+UNMERGEABLE: dict[str, str] = {
+    "use_dora": "DoRA",
+    "modules_to_save": "fully trained modules (modules_to_save)",
+    "trainable_token_indices": "trained tokens (trainable_token_indices)",
+    "target_parameters": "adapted parameters (target_parameters)",
+    "alora_invocation_tokens": "activated LoRA",
+    "lora_bias": "trained biases (lora_bias)",
+    "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
+    "layer_replication": "repeated layers (layer_replication)",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+}
+"""Settings of PEFT's LoraConfig, with names, under which base + scale * B @ A is not the model that was trained."""
+
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base's own weights as they are (PiSSA and its like do not)."""
+
+_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+class Weights:
+    """The tensors of a model folder by name, with their shapes; each is read from disk when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ResourceError where a weight file is missing or damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, Path] = {}
+        for file in weight_files(folder):
+            try:
+                with safe_open(file, "pt") as tensors:
+                    for name in sorted(tensors.keys()):
+                        self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
+                        self._files[name] = file
+            except (OSError, SafetensorError) as error:
+                raise ResourceError(f"{file} cannot be read: {error}.", "Fetch the model again.") from None
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor in fp32, in memory of its own."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self._files[name], "pt") as tensors:
+            return tensors.get_tensor(name).to(torch.float32, copy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter. scales: what B @ A is multiplied by, by the name of the base's weight that it is added to."""
+
+    path: Path
+    scales: Mapping[str, float]
+
+    def add_to(self, weight: torch.Tensor, name: str) -> None:
+        """Add the delta for the base's weight `name` to it in place; weight is (out, in) in fp32."""
+        from safetensors import safe_open
+
+        prefix = "base_model.model." + name.removesuffix(".weight")
+        with safe_open(self.path / "adapter_model.safetensors", "pt") as tensors:
+            down = tensors.get_tensor(f"{prefix}.lora_A.weight").float()
+            up = tensors.get_tensor(f"{prefix}.lora_B.weight").float()
+        weight.addmm_(up, down, alpha=self.scales[name])
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+        """Raises KmError unless every delta belongs to a weight of the base, given their shapes."""
+        from safetensors import safe_open
+
+        with safe_open(self.path / "adapter_model.safetensors", "pt") as tensors:
+            for name in self.scales:
+                if tied and name == "lm_head.weight":
+                    raise KmError(
+                        "the adapter changes the output layer, which this base shares with its embedding, so no merged "
+                        "file can hold it.",
+                        "Train it without lm_head among its target modules.",
+                    )
+                prefix = "base_model.model." + name.removesuffix(".weight")
+                down = tensors.get_slice(f"{prefix}.lora_A.weight").get_shape()
+                up = tensors.get_slice(f"{prefix}.lora_B.weight").get_shape()
+                if shapes.get(name) != (up[0], down[1]) or up[1] != down[0]:
+                    raise KmError(
+                        f"the adapter does not fit the base: its delta for {name} is {up[0]} x {down[1]}.",
+                        "Export it with the base that it was trained on.",
+                    )
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """A PEFT folder's LoRA adapter. Raises KmError where it is damaged, or not plain LoRA and so cannot be merged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
+            ranks = {key: tensors.get_slice(key).get_shape()[0] for key in sorted(tensors.keys())}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise KmError(f"the adapter in {folder} cannot be read: {error}.", "Train it again.") from None
+    _require_plain_lora(config)
+    scales: dict[str, float] = {}
+    for key, rank in ranks.items():
+        match = _LORA_KEY.fullmatch(key)
+        if match is None or key.replace(*_other_side(match["side"])) not in ranks:
+            raise KmError(
+                f"the adapter holds {key}, which cannot be merged into a base.",
+                "Only LoRA on linear layers can be exported.",
+            )
+        if match["side"] == "A":
+            scales[match["module"] + ".weight"] = _scale(config, match["module"], rank)
+    return Adapter(folder, scales)
+
+
+def _other_side(side: str) -> tuple[str, str]:
+    return (".lora_A.", ".lora_B.") if side == "A" else (".lora_B.", ".lora_A.")
+
+
+def _require_plain_lora(config: Mapping[str, Any]) -> None:
+    hint = "Only plain LoRA adapters can be exported as GGUF."
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise KmError(f"the adapter is of the type {kind}, which cannot be merged into a base.", hint)
+    for key, name in UNMERGEABLE.items():
+        if config.get(key):
+            raise KmError(f"the adapter uses {name}, which cannot be merged into a base.", hint)
+    if config.get("bias", "none") != "none":
+        raise KmError("the adapter trained the base's biases, which cannot be merged into a base.", hint)
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise KmError(f"the adapter was started by {start!r}, which changes the base's own weights.", hint)
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """PEFT's rule. The rank is the tensor's own, so that rank_pattern is obeyed without being read."""
+    alpha = float(config["lora_alpha"])
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = float(value)
+            break
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -1,0 +1,134 @@
+"""A byte-level BPE vocabulary as GGUF keys: tokens, kinds, merges, special tokens, chat template.
+
+llama.cpp splits text by regular expressions of its own, chosen by name (`tokenizer.ggml.pre`). PRE_TOKENIZERS finds
+that name from what the tokenizer does. To add one: its steps and whether it ignores merges, with its name in
+llama.cpp's llama-vocab.cpp, and a case in tests/test_export_tokenizer.py, which compares token ids on difficult text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kmcli.bases import Base, load_tokenizer
+from kmcli.bases.chat import end_ids
+from kmcli.errors import ResourceError
+
+if TYPE_CHECKING:
+    import gguf
+    from transformers import PreTrainedTokenizerBase
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = _WORDS + r"\p{N}{1,3}" + _REST
+QWEN2_SPLIT = _WORDS + r"\p{N}" + _REST
+GPT2 = "GPT-2"
+DIGITS = "single digits"
+
+PRE_TOKENIZERS: dict[tuple[tuple[str, ...], bool], str] = {
+    ((GPT2,), False): "gpt-2",
+    ((DIGITS, GPT2), False): "smollm",
+    ((LLAMA3_SPLIT,), True): "llama-bpe",
+    ((LLAMA3_SPLIT,), False): "smaug-bpe",
+    ((QWEN2_SPLIT,), False): "qwen2",
+}
+"""(steps of the pre-tokeniser, whether a whole word in the vocabulary ignores merges) -> llama.cpp's name for it."""
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, base: Base, rows: int) -> None:
+    """Write a base's tokenizer; rows is how many tokens the embedding has, which may be more than the tokenizer knows.
+
+    Raises ResourceError for a tokenizer that llama.cpp would not follow.
+    """
+    import gguf
+
+    tokenizer = load_tokenizer(base)
+    rules = _rules(tokenizer)
+    texts = {int(index): text for text, index in rules["model"]["vocab"].items()}
+    kinds: dict[int, int] = {}
+    for added in rules["added_tokens"]:
+        texts[added["id"]] = added["content"]
+        kinds[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+    if max(texts) >= rows:
+        raise ResourceError(
+            f"the tokenizer of {base.name} has {max(texts) + 1} tokens, but the embedding only {rows}.",
+            "Fetch the model again.",
+        )
+    for index in range(rows):
+        if index not in texts:
+            texts[index] = f"[PAD{index}]"
+            kinds[index] = gguf.TokenType.UNUSED
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(rules))
+    writer.add_token_list([texts[index] for index in range(rows)])
+    writer.add_token_types([kinds.get(index, gguf.TokenType.NORMAL) for index in range(rows)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in rules["model"]["merges"]])
+    _add_special(writer, tokenizer)
+    template = tokenizer.chat_template
+    if template:
+        writer.add_chat_template(template if isinstance(template, str) else template["default"])
+
+
+def _add_special(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+    for index, add in (
+        (tokenizer.bos_token_id, writer.add_bos_token_id),
+        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (tokenizer.pad_token_id, writer.add_pad_token_id),
+        (tokenizer.unk_token_id, writer.add_unk_token_id),
+    ):
+        if index is not None:
+            add(int(index))
+    turn_end = end_ids(tokenizer)[0]
+    if turn_end != tokenizer.eos_token_id:
+        writer.add_eot_token_id(turn_end)
+    # Said outright, because llama.cpp's default depends on the pre-tokeniser's name.
+    ids = tokenizer("a")["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    extra = len(ids) - len(bare)
+    starts = extra > 0 and ids[0] == tokenizer.bos_token_id and bare[0] != tokenizer.bos_token_id
+    writer.add_add_bos_token(starts)
+    writer.add_add_eos_token(extra > int(starts) and ids[-1] == tokenizer.eos_token_id)
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The tokenizer.json of the tokenizer as transformers made it, which is what the model is used with."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise _unsupported("it has no tokenizer.json")
+    return json.loads(backend.to_str())
+
+
+def pre_tokenizer(rules: Mapping[str, Any]) -> str:
+    """llama.cpp's name for what a tokenizer.json does. Raises ResourceError where it has none."""
+    model = rules["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback") or model.get("continuing_subword_prefix"):
+        raise _unsupported("it is not byte-level BPE")
+    # llama.cpp does not normalise; NFC leaves nearly all text as it is, other normalisers do not.
+    if (rules.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
+        raise _unsupported("it normalises text")
+    steps = _steps(rules.get("pre_tokenizer") or {})
+    name = PRE_TOKENIZERS.get((steps, bool(model.get("ignore_merges"))))
+    if name is None:
+        raise _unsupported("it splits text into words in a way of its own")
+    return name
+
+
+def _steps(part: Mapping[str, Any]) -> tuple[str, ...]:
+    """A pre-tokeniser as in PRE_TOKENIZERS; a step without a name there is kept as JSON, so that it matches none."""
+    if part.get("type") == "Sequence":
+        return tuple(step for inner in part["pretokenizers"] for step in _steps(inner))
+    if part.get("type") == "ByteLevel" and not part.get("add_prefix_space"):
+        return (GPT2,) if part.get("use_regex", True) else ()
+    if part.get("type") == "Digits" and part.get("individual_digits"):
+        return (DIGITS,)
+    if part.get("type") == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
+        return (str(part["pattern"].get("Regex")),)
+    return (json.dumps(part),)
+
+
+def _unsupported(reason: str) -> ResourceError:
+    return ResourceError(
+        f"this base's tokenizer cannot be written as GGUF: {reason}.",
+        "Supported: byte-level BPE as in GPT-2, Llama 3, SmolLM and Qwen2.",
+    )

@@ -1,0 +1,224 @@
+"""Writes base + adapter as one GGUF file, one tensor in memory at a time. Knows nothing of llama.cpp's library."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmcli.bases import Base, folder
+from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
+from kmcli.export.families import Architecture, architecture
+from kmcli.export.merge import Adapter, Weights, read_adapter
+from kmcli.export.tokenizer import add_vocabulary
+from kmcli.types import Event, Quant, Reporter
+
+if TYPE_CHECKING:
+    import gguf
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file as written: its size in bytes and the number of its tensors."""
+
+    path: Path
+    bytes: int
+    quant: Quant
+    tensors: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor to write. read gives it in fp32, in llama.cpp's layout; bytes is its size once stored as `type`."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: gguf.GGMLQuantizationType
+    read: Callable[[], np.ndarray]
+
+    @property
+    def bytes(self) -> int:
+        import gguf
+
+        block, size = gguf.GGML_QUANT_SIZES[self.type]
+        return math.prod(self.shape) // block * size
+
+
+def export_gguf(
+    base: Base, adapter: Path | None, out: Path, quant: Quant, metadata: Mapping[str, str], report: Reporter
+) -> Exported:
+    """Write base (+ adapter, a PEFT LoRA folder) as one GGUF file at `out`, replacing what is there.
+
+    metadata: strings kept in the file under `km.<key>`; "name" becomes the model's name as other programs show it.
+    Nothing appears at `out` unless the whole file is written. Raises ResourceError for a family, tokenizer or base that
+    cannot be written and where disk space lacks, KmError for an adapter that cannot be merged, NotFoundError or
+    UsageError for a bad `out`.
+    """
+    import gguf
+
+    model = architecture(base)
+    weights = Weights(base.path)
+    lora = read_adapter(adapter) if adapter else None
+    if lora:
+        lora.fit(weights.shapes, model.tied)
+    tensors = _plan(base, model, weights, lora, quant)
+    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    _require_place(out, sum(tensor.bytes for tensor in tensors) + 100 * rows)
+
+    writer = gguf.GGUFWriter(None, model.family.architecture)
+    _add_general(writer, base, quant, metadata)
+    model.add_to(writer, base.context, rows)
+    add_vocabulary(writer, base, rows)
+    for tensor in tensors:
+        writer.add_tensor_info(tensor.name, tensor.shape, _float32(), tensor.bytes, raw_dtype=tensor.type)
+    with _whole_or_nothing(out) as part, closing(writer):
+        writer.write_header_to_file(part)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for done, tensor in enumerate(tensors):
+            report(Event("export", f"writing {tensor.name}", done, len(tensors)))
+            writer.write_tensor_data(_stored(tensor))
+    report(Event("export", f"wrote {out.name}", len(tensors), len(tensors)))
+    return Exported(out, out.stat().st_size, quant, len(tensors))
+
+
+def _float32() -> np.dtype:
+    import numpy as np
+
+    return np.dtype(np.float32)
+
+
+def _plan(base: Base, model: Architecture, weights: Weights, lora: Adapter | None, quant: Quant) -> list[_Tensor]:
+    """Every tensor of the file in order. Raises ResourceError where the base lacks a weight or has a strange one."""
+    import gguf
+    import numpy as np
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[model.family.architecture.upper()], model.layers)
+    tensors: list[_Tensor] = []
+    for source, shape in weights.shapes.items():
+        if source.endswith("rotary_emb.inv_freq") or (model.tied and source == "lm_head.weight"):
+            continue
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise ResourceError(
+                f"{base.name} holds {source}, which a model of the family {base.family!r} does not have.",
+                "Choose another base with --model.",
+            )
+        interleaved = source.rsplit(".", 2)[-2] in model.family.interleaved
+        heads = (model.kv_heads if ".k_proj." in source else model.heads) if interleaved else 0
+        read = partial(_merged, weights, lora, source, heads)
+        tensors.append(_Tensor(name, shape, _type(shape, quant), read))
+    _require_all(base, model, {tensor.name for tensor in tensors})
+    factors = model.rope.factors(model.head_dim)
+    if factors is not None:
+        values = np.array(factors, np.float32)
+        tensors.append(_Tensor("rope_freqs.weight", values.shape, gguf.GGMLQuantizationType.F32, lambda: values))
+    return tensors
+
+
+def _require_all(base: Base, model: Architecture, names: set[str]) -> None:
+    """The same tensors in every layer, and those around them: what transformers would otherwise make up at random."""
+    first = {name.removeprefix("blk.0.") for name in names if name.startswith("blk.0.")}
+    needed = {f"blk.{layer}.{name}" for layer in range(model.layers) for name in first}
+    needed |= {"token_embd.weight", "output_norm.weight"} | (set() if model.tied else {"output.weight"})
+    missing = sorted(needed - names) or ([] if first else ["blk.0"])
+    if missing:
+        raise ResourceError(f"the weights of {base.name} lack {missing[0]}.", "Fetch the model again.")
+
+
+def _type(shape: tuple[int, ...], quant: Quant) -> gguf.GGMLQuantizationType:
+    """Vectors stay F32, as llama.cpp wants them; a row that is no whole number of blocks stays F16."""
+    import gguf
+
+    if len(shape) == 1:
+        return gguf.GGMLQuantizationType.F32
+    wanted = gguf.GGMLQuantizationType[quant]
+    return wanted if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0 else gguf.GGMLQuantizationType.F16
+
+
+def _merged(weights: Weights, lora: Adapter | None, name: str, heads: int) -> np.ndarray:
+    """A base's weight with the adapter's delta, in fp32; with heads > 0, rows reordered (see _interleave)."""
+    weight = weights.read(name)
+    if lora and name in lora.scales:
+        lora.add_to(weight, name)
+    return (_interleave(weight, heads) if heads else weight).contiguous().numpy()
+
+
+def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows from halves to pairs: transformers rotates feature i with i + head_dim/2, llama.cpp with i + 1."""
+    return weight.view(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+
+
+def _stored(tensor: _Tensor) -> np.ndarray:
+    """A tensor's values as its type stores them. Raises KmError where a value is not finite in that type."""
+    import gguf
+    import numpy as np
+
+    values = tensor.read()
+    # A Q8_0 block stores its largest value / 127 as F16.
+    limit = 65504.0 * (127 if tensor.type == gguf.GGMLQuantizationType.Q8_0 else 1)
+    if tensor.type == gguf.GGMLQuantizationType.F32:
+        limit = float(np.finfo(np.float32).max)
+    if not max(values.max(), -values.min()) <= limit:  # put so that NaN fails too
+        raise KmError(f"{tensor.name} has values that {tensor.type.name} cannot hold.", "Is the adapter damaged?")
+    return gguf.quants.quantize(values, tensor.type)
+
+
+def _add_general(writer: gguf.GGUFWriter, base: Base, quant: Quant, metadata: Mapping[str, str]) -> None:
+    import gguf
+
+    card: Mapping[str, Any] = folder.read_json(base.path / "card.json") or {}
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(metadata.get("name") or card.get("name") or Path(base.name).name)
+    writer.add_license(card.get("license") or _licence(base.path / "README.md"))
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quant}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in metadata.items():
+        if key != "name":
+            writer.add_string(f"km.{key}", value)
+
+
+def _licence(card: Path) -> str:
+    """The licence that a model card's front matter names; "" where it names none."""
+    text = card.read_text("utf-8", "replace") if card.exists() else ""
+    found = re.match(r"---\n(?:(?!---).*\n)*?license:\s*['\"]?([\w.+-]+)", text)
+    return found[1] if found else ""
+
+
+def _require_place(out: Path, needed: int) -> None:
+    """Raises unless `out` can be a file in a folder that exists, with `needed` bytes free beside it."""
+    if not out.parent.is_dir():
+        raise NotFoundError(f"there is no folder {out.parent}.", "Create it first, or choose another place with --out.")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder.", "Give the name of a file, such as model.gguf.")
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise ResourceError(
+            f"the file needs {needed / 1e9:.2f} GB, but {out.parent} has {free / 1e9:.2f} GB free.",
+            "Make room, or choose another place with --out.",
+        )
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A temporary name beside `out` to write to; renamed to `out` at the end, removed on any way out before."""
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        part.replace(out)
+    except OSError as error:
+        raise ResourceError(f"{out} cannot be written: {error}.", "Check the disk's space and permissions.") from None
+    finally:
+        part.unlink(missing_ok=True)
