@@ -1,0 +1,130 @@
+"""PDF by pypdf: its pieces of text with their places become lines, `layout` makes prose of them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from kmcli.errors import KmError, ResourceError
+from kmcli.ingest.layout import Line, Page, prose
+from kmcli.ingest.text import Extract, clean
+from kmcli.types import PAGE_BREAK, Event, Reporter
+
+if TYPE_CHECKING:
+    from pypdf import PageObject, PdfReader
+
+_LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
+
+# pypdf: "broken PDF files might cause other exceptions", and they do.
+_BROKEN = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    zlib.error,
+)
+
+
+def read(data: bytes, name: str, report: Reporter) -> Extract:
+    """Text page by page; a page that cannot be read is reported and left empty.
+
+    Raises KmError where the file is damaged, encrypted, or holds pictures of text only; ResourceError where its
+    encryption needs a package that is missing.
+    """
+    from pypdf.errors import DependencyError
+
+    try:
+        return _read(data, name, report)
+    except DependencyError:
+        raise ResourceError(
+            f"{name} is encrypted with AES, which needs the package cryptography.",
+            "Install it: pip install cryptography. Or save a copy without a password.",
+        ) from None
+
+
+def _read(data: bytes, name: str, report: Reporter) -> Extract:
+    from pypdf.errors import DeprecationError, PyPdfError
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+    reader = _open(data, name)
+    pages: list[Page] = []
+    damaged = False
+    for number in range(1, len(reader.pages) + 1):
+        try:
+            pages.append(_lines(reader.pages[number - 1]))
+        except (PyPdfError, DeprecationError, *_BROKEN):
+            damaged = True
+            report(Event("read", f"page {number} of {name} is damaged and was left out", warning=True))
+            pages.append([])
+        report(Event("read", name, number, len(reader.pages)))
+    texts = [clean(text.translate(_LIGATURES)) for text in prose(pages)]
+    if not any(texts):
+        if damaged:
+            raise _damaged(name)
+        raise KmError(f"{name} has no text: its pages are scanned images.", "Run OCR first, for example with ocrmypdf.")
+    return Extract(PAGE_BREAK.join(texts), pages=len(texts))
+
+
+def _open(data: bytes, name: str) -> PdfReader:
+    """A reader that has read the list of pages, and unlocked the file where its password is empty."""
+    from pypdf import PasswordType, PdfReader
+    from pypdf.errors import DeprecationError, PyPdfError
+
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
+            raise KmError(f"{name} is encrypted.", "Open it with its password and save a copy without a password.")
+        count = len(reader.pages)
+    except (PyPdfError, DeprecationError, *_BROKEN):
+        raise _damaged(name) from None
+    if not count:
+        raise KmError(f"{name} is a PDF without pages.", "Fetch it again, or open it elsewhere and save it again.")
+    return reader
+
+
+def _lines(page: PageObject) -> Page:
+    """The page's lines in the order in which they are drawn, which is nearly always the order of reading."""
+    lines: Page = []
+    pieces: list[Line] = []
+
+    def end_line() -> None:
+        text = " ".join("".join(piece.text for piece in pieces).split())
+        if text:
+            inked = [piece for piece in pieces if piece.text.strip()]
+            main = max(inked, key=lambda piece: len(piece.text))  # a footnote mark does not set a line's size
+            lines.append(Line(text, inked[0].x, main.y, main.size))
+        pieces.clear()
+
+    def visit(text: str, cm: list[float], tm: list[float], font: Any, size: float) -> None:
+        first = True
+        for part in text.split("\n"):
+            if not first:
+                end_line()
+            first = False
+            if part:
+                pieces.append(_piece(part, cm, tm, size))
+
+    page.extract_text(visitor_text=visit)
+    end_line()
+    return lines
+
+
+def _piece(text: str, cm: list[float], tm: list[float], size: float) -> Line:
+    """Place and size as a reader sees them whose head is turned so that the text is upright."""
+    a, b, c, d = (tm[i] * cm[j] + tm[i + 1] * cm[j + 2] for i in (0, 2) for j in (0, 1))
+    e, f = (tm[4] * cm[j] + tm[5] * cm[j + 2] + cm[j + 4] for j in (0, 1))
+    length = math.hypot(a, b) or 1.0
+    cos, sin = a / length, b / length
+    return Line(text, e * cos + f * sin, f * cos - e * sin, round(abs(size) * math.hypot(c, d), 1))
+
+
+def _damaged(name: str) -> KmError:
+    return KmError(f"{name} is a damaged PDF.", "Fetch it again, or open it elsewhere and print it to a new PDF.")

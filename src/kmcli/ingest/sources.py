@@ -1,0 +1,73 @@
+"""The bytes of a file or of standard input, and everything that can be wrong with them before anybody looks inside."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from kmcli.errors import KmError, NotFoundError, UsageError, did_you_mean
+
+MAX_BYTES = 200_000_000
+
+
+def absolute(source: str) -> Path:
+    """The path as the person gave it, made absolute; symbolic links keep their own names.
+
+    Raises UsageError for names that are not valid UTF-8, which no database or JSON could keep.
+    """
+    try:
+        source.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"the file name {source!a} is not valid UTF-8.", "Rename the file.") from None
+    if "\0" in source:
+        raise NotFoundError(f"{source!a} is not a path.", "Check how it is written.")
+    return Path(os.path.abspath(os.path.expanduser(source)))
+
+
+def from_file(path: Path) -> bytes:
+    """The content of a regular file. Raises NotFoundError, UsageError or KmError with the reason."""
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise UsageError(f"{path} is a folder, not a file.", "Name the files in it.")
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(
+                f"{path} is not a regular file.", "To read from a pipe, use - and send it to standard input."
+            )
+        with path.open("rb") as stream:
+            return _limited(stream, str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(
+            f"there is no file {path}.", did_you_mean(path.name, _beside(path), "Check the path.")
+        ) from None
+    except PermissionError:
+        raise KmError(f"{path} may not be read by you.", "Check its permissions.") from None
+    except OSError as error:
+        raise KmError(f"{path} cannot be read: {error.strerror}.", "Check the path and the disk.") from None
+
+
+def from_stdin(stdin: BinaryIO | None) -> bytes:
+    """All of standard input. Raises UsageError where it is a terminal, KmError where nothing comes."""
+    stream = stdin if stdin is not None else sys.stdin.buffer
+    if stream.isatty():
+        raise UsageError("nothing is sent to standard input.", "For example: cat notes.txt | km add -")
+    return _limited(stream, "standard input")
+
+
+def _limited(stream: BinaryIO, name: str) -> bytes:
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise KmError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB.", "Split it into parts and add those.")
+    if not data:
+        raise KmError(f"{name} is empty.", "Is it the right file, and was it written completely?")
+    return data
+
+
+def _beside(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return []
