@@ -54,14 +54,14 @@ def add(house: House, sources: Sequence[str], name: str | None = None, tags: Seq
             "--name names one document, and several were given.", "Add them without --name, or one by one."
         )
     for done, source in enumerate(files):
-        house.report(Event("read", source, done, len(files)))
+        house.report(Event("add", source, done, len(files)))
         try:
             read = ingest.read(source, sys.stdin.buffer if source == "-" else None, house.report)
             added.append(house.library.add(read, name, tags))
         except KmError as error:
             failed.append(Failure(source, error))
     if files:
-        house.report(Event("read", "", len(files), len(files)))
+        house.report(Event("add", "", len(files), len(files)))
     if added and house.settings["model"].value == EMBEDDED:
         house.report(Event("base", EMBEDDED_NOTICE))
     return AddReport(tuple(added), tuple(failed))

@@ -1,0 +1,156 @@
+# bash completion for km. Generated: change the commands instead.
+
+_km_words() {  # the given words that begin with $cur
+  local word
+  for word in "$@"; do
+    case "$word" in "$cur"*) COMPREPLY+=("$word") ;; esac
+  done
+}
+
+_km_names() {  # documents; printf %q keeps a name one word, whatever is in it
+  local home="${KM_HOME:-}"
+  if [ -z "$home" ]; then
+    case "$OSTYPE" in
+      darwin*) home="$HOME/Library/Application Support/km" ;;
+      *) home="${XDG_DATA_HOME:-$HOME/.local/share}/km" ;;
+    esac
+  fi
+  [ -r "$home/names" ] || return
+  local name
+  while IFS= read -r name; do
+    case "$name" in "$cur"*) COMPREPLY+=("$(printf %q "$name")") ;; esac
+  done < "$home/names"
+}
+
+_km_files() {
+  compopt -o filenames 2>/dev/null
+  local file
+  while IFS= read -r file; do COMPREPLY+=("$file"); done < <(compgen -f -- "$cur")
+}
+
+_km() {
+  local cur="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}"
+  local verb="${COMP_WORDS[1]}" place=0 index
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    _km_words add ls show mv rm train ask compare export models config doctor man completion synth --help --version
+    return
+  fi
+  case "$verb $previous" in
+    "add --name") :; return ;;
+    "add --tag") :; return ;;
+    "add --model") :; return ;;
+    "ls --tag") :; return ;;
+    "train --preset") _km_words quick standard paper; return ;;
+    "train --recipe") _km_files; return ;;
+    "train --set") :; return ;;
+    "train --model") :; return ;;
+    "train --device") _km_words auto cpu cuda mps; return ;;
+    "ask --method") _km_words km rag full bare; return ;;
+    "ask --model") :; return ;;
+    "ask --device") _km_words auto cpu cuda mps; return ;;
+    "compare --questions") _km_files; return ;;
+    "compare --model") :; return ;;
+    "compare --device") _km_words auto cpu cuda mps; return ;;
+    "export --quant") _km_words F16 Q8_0; return ;;
+    "export -o" | "export --out") _km_files; return ;;
+    "synth --preset") _km_words quick standard paper; return ;;
+    "synth --recipe") _km_files; return ;;
+    "synth --set") :; return ;;
+    "synth --model") :; return ;;
+    "synth --device") _km_words auto cpu cuda mps; return ;;
+  esac
+  for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
+    case "$verb ${COMP_WORDS[index]}" in
+      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "$verb -"?*) ;;
+      *) place=$((place + 1)) ;;
+    esac
+  done
+  case "$verb" in
+    add)
+      case "$cur" in -*) _km_words --name --tag --model --json -q --quiet -h --help; return ;; esac
+      case $place in
+        *) _km_files ;;
+      esac
+      ;;
+    ls)
+      case "$cur" in -*) _km_words --tag --json -q --quiet -h --help; return ;; esac
+      ;;
+    show)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_names ;;
+      esac
+      ;;
+    mv)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_names ;;
+      esac
+      ;;
+    rm)
+      case "$cur" in -*) _km_words -y --yes --json -q --quiet -h --help; return ;; esac
+      case $place in
+        *) _km_names ;;
+      esac
+      ;;
+    train)
+      case "$cur" in -*) _km_words --all --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        *) _km_names ;;
+      esac
+      ;;
+    ask)
+      case "$cur" in -*) _km_words --method --evidence --no-evidence --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_names ;;
+      esac
+      ;;
+    compare)
+      case "$cur" in -*) _km_words --questions --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_names ;;
+      esac
+      ;;
+    export)
+      case "$cur" in -*) _km_words --gguf --quant -o --out --no-check --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_names ;;
+      esac
+      ;;
+    models)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      ;;
+    config)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_words show get set unset path ;;
+        1) _km_words model device preset ;;
+      esac
+      ;;
+    doctor)
+      case "$cur" in -*) _km_words --repair --json -q --quiet -h --help; return ;; esac
+      ;;
+    man)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_words add ls show mv rm train ask compare export models config doctor man completion synth ;;
+      esac
+      ;;
+    completion)
+      case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_words bash zsh fish ;;
+      esac
+      ;;
+    synth)
+      case "$cur" in -*) _km_words --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        *) _km_names ;;
+      esac
+      ;;
+  esac
+}
+
+complete -F _km km

@@ -1,0 +1,147 @@
+"""The Typer app, and what makes a function a verb of it.
+
+To add a verb: write a function that takes a Screen first and returns what `--json` prints as data, in the *_verbs.py of
+its group, under @verb(group, examples...). Its docstring's first line is its help. `make generate` does the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from kmcli.cli.progress import Reporter
+from kmcli.cli.screen import Screen
+from kmcli.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from kmcli.workflows import House
+
+GROUPS = ("Library", "Knowledge Modules", "Use", "Share", "Setup", "Research")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no messages; errors and warnings only.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Base model: 'embedded', a hub name or a folder (see km models)."),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="Where to compute: auto, cpu, cuda or mps.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A document's name, as km ls shows it.")]
+
+
+class Verb(TyperCommand):
+    """A command whose usage line reads like a manual: NAME [QUESTION], without braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", *(argument_usage(param) for param in arguments(self))]
+
+
+class Verbs(TyperGroup):
+    """The top command: lists its verbs by group, and suggests the nearest one for a verb that does not exist."""
+
+    command_class = Verb
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS] COMMAND [ARGUMENTS]"]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for group, commands in grouped(self).items():
+            with formatter.section(group):
+                formatter.write_dl(
+                    [(f"{name:<10}", command.get_short_help_str(70)) for name, command in commands.items()]
+                )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-"):
+            visible = [name for name, command in self.commands.items() if not command.hidden]
+            raise UsageError(f"there is no command {word!r}.", did_you_mean(word, visible, "km --help lists them."))
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@contextmanager
+def opened(screen: Screen, **flags: str | None) -> Iterator[House]:
+    """The library and settings for one command, with its progress on the screen until the block ends."""
+    from kmcli import workflows
+
+    with Reporter(screen) as report, workflows.open_house(flags, report) as house:
+        yield house
+
+
+def arguments(command: Any) -> list[Any]:
+    """The positional parameters of a command that people see."""
+    return [param for param in command.params if param.param_type_name == "argument" and not param.hidden]
+
+
+def options(command: Any) -> list[Any]:
+    """The options of a command that people see, --help excepted."""
+    return [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+
+
+def argument_usage(param: Any) -> str:
+    """How a positional argument stands in a usage line: NAME, [QUESTION], NAME..."""
+    shown = str(param.metavar or param.name).removesuffix("...") + ("..." if param.nargs == -1 else "")
+    return shown if param.required else f"[{shown}]"
+
+
+def grouped(tree: Any) -> dict[str, dict[str, Any]]:
+    """The verbs that people see, by group, in the order of the help screen. tree: the command of `app`."""
+    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, command in tree.commands.items():
+        if not command.hidden:
+            groups[command.rich_help_panel][name] = command
+    return {group: commands for group, commands in groups.items() if commands}
+
+
+def verb(
+    group: str, *examples: str, name: str = "", aliases: Sequence[str] = ()
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Make a function a verb: it gains --json and -q, and its first parameter, `screen`, is filled in.
+
+    What the function returns becomes the envelope's data. aliases: names that work but are shown nowhere.
+    """
+
+    def register(function: Callable[..., object]) -> Callable[..., object]:
+        own = name or function.__name__
+
+        @functools.wraps(function)
+        def run(context: typer.Context, json_output: bool, quiet: bool, **given: object) -> None:
+            screen: Screen = context.obj
+            screen.command, screen.json, screen.quiet = own, json_output, quiet
+            screen.close(function(screen, **given))
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter("context", kind, annotation=typer.Context),
+                *(
+                    parameter.replace(kind=kind)
+                    for parameter in inspect.signature(function, eval_str=True).parameters.values()
+                    if parameter.name != "screen"
+                ),
+                inspect.Parameter("json_output", kind, default=False, annotation=Json),
+                inspect.Parameter("quiet", kind, default=False, annotation=Quiet),
+            ]
+        )
+        epilog = "\b\n" + "\n".join(["Examples:", *(f"  {example}" for example in examples)])
+        for word in (own, *aliases):
+            app.command(word, cls=Verb, rich_help_panel=group, epilog=epilog, hidden=word != own)(run)
+        return function
+
+    return register

@@ -1,0 +1,75 @@
+"""main(): runs one command. The one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from kmcli.cli import library_verbs, module_verbs, render, setup_verbs, share_verbs, start, use_verbs
+from kmcli.cli.app import app
+from kmcli.cli.screen import Screen, tolerant_streams
+from kmcli.errors import KmError, UsageError
+
+VERBS = (start, library_verbs, module_verbs, use_verbs, share_verbs, setup_verbs)
+"""Importing them makes their functions verbs of `app`."""
+
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+"""The base class of Typer's own usage errors, which it does not export."""
+
+
+def tree() -> Any:
+    """The command of the whole app, with every verb: what the manual and the completion scripts are made from."""
+    return typer.main.get_command(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `km` with the given words (default: those of the process) and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    tolerant_streams()
+    # The command line may turn out to make no sense, and then too --json must be obeyed.
+    screen = Screen(next((word for word in words if not word.startswith("-")), ""), "--json" in words)
+    try:
+        try:
+            _run(words, screen)
+        except KmError as error:
+            _fail(screen, error)
+    except KeyboardInterrupt:
+        screen.remark("\nkm: stopped.")
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Python would complain when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001  (the boundary: a bug keeps its traceback and says that it is one)
+        screen.remark("".join(traceback.format_exception(error)).rstrip())
+        bug = KmError(f"this is a bug in km ({type(error).__name__}).", "Please report it with the lines above.")
+        _fail(screen, bug)
+    return screen.exit_code
+
+
+def _run(words: list[str], screen: Screen) -> None:
+    command = tree()
+    try:
+        with command.make_context("km", words, obj=screen) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        screen.exit_code = end.exit_code
+    except _CommandLineError as error:
+        raise _usage_error(error) from None
+
+
+def _usage_error(error: Any) -> UsageError:
+    """Typer's complaint in our words: one sentence, and where to look."""
+    message = render.one_line(error.format_message())
+    path = error.ctx.command_path if error.ctx is not None else "km"
+    return UsageError(message[:1].lower() + message[1:].rstrip(".") + ".", f"See {path} --help.")
+
+
+def _fail(screen: Screen, error: KmError) -> None:
+    screen.fail(error)
+    screen.exit_code = error.exit_code
+    screen.close(None)

@@ -1,0 +1,87 @@
+"""Completion scripts for bash, zsh and fish from the tree of verbs.
+
+They hold every verb and option, and read document names from the library's `names` file: pressing TAB starts no Python.
+This module says what can stand where; `shells` writes it down for each shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kmcli import config
+from kmcli.cli.app import arguments, grouped, options
+
+Kind = Literal["name", "file", "word", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What can stand in one place: documents' names, files, one of `words`, or anything."""
+
+    kind: Kind
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """flags: all spellings. value: None for an option that takes none."""
+
+    flags: tuple[str, ...]
+    help: str
+    value: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """positions: the positional arguments; the last one repeats where `repeats`."""
+
+    name: str
+    help: str
+    options: tuple[Option, ...]
+    positions: tuple[Value, ...]
+    repeats: bool
+
+
+def commands(root: Any) -> list[Command]:
+    """The verbs of boundary.tree() as the scripts need them."""
+    verbs = [(name, command) for group in grouped(root).values() for name, command in group.items()]
+    names = tuple(name for name, _ in verbs)
+    return [_command(name, command, names) for name, command in verbs]
+
+
+def _command(name: str, command: Any, verbs: tuple[str, ...]) -> Command:
+    positions = arguments(command)
+    own = [
+        Option((*param.opts, *param.secondary_opts), param.help or "", _value(param, verbs))
+        for param in options(command)
+    ]
+    return Command(
+        name,
+        command.help.strip().splitlines()[0].rstrip("."),
+        (*own, Option(("-h", "--help"), "Show this message and exit.", None)),
+        tuple(_value(param, verbs) or Value("none") for param in positions),
+        bool(positions) and positions[-1].nargs == -1,
+    )
+
+
+def _value(param: Any, verbs: tuple[str, ...]) -> Value | None:
+    """What completes a parameter: its choices, or what its metavar says it is."""
+    if getattr(param, "is_flag", False):
+        return None
+    choices = getattr(param.type, "choices", ())
+    if choices:
+        return Value("word", tuple(str(choice) for choice in choices))
+    setting = config.SETTINGS.get(str(param.name))
+    if setting is not None and setting.choices:
+        return Value("word", setting.choices)
+    by_metavar: Mapping[str, Value] = {
+        "SOURCE": Value("file"),
+        "FILE": Value("file"),
+        "KEY": Value("word", tuple(config.SETTINGS)),
+        "COMMAND": Value("word", verbs),
+        "OLD": Value("name"),
+        "NAME": Value("name" if param.param_type_name == "argument" else "none"),
+    }
+    return by_metavar.get(str(param.metavar).removesuffix("..."), Value("none"))

@@ -1,0 +1,23 @@
+"""Batches in which some inputs failed: one sentence each, one exit code for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kmcli.cli.screen import Screen
+from kmcli.errors import KmError, PartlyDone
+
+if TYPE_CHECKING:
+    from kmcli.workflows import Failure
+
+
+def batch_exit_code(screen: Screen, failed: Sequence[Failure], finished: int) -> int:
+    """Print every failure; the exit code is that of the only input's own error, of PartlyDone, or 1 when all failed."""
+    for failure in failed:
+        screen.fail(failure.error, failure.source)
+    if not failed:
+        return 0
+    if finished:
+        return PartlyDone.exit_code
+    return failed[0].error.exit_code if len(failed) == 1 else KmError.exit_code

@@ -1,0 +1,208 @@
+"""add, ls, show, mv, rm: the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kmcli.cli import render
+from kmcli.cli.app import Model, Name, opened, verb
+from kmcli.cli.failures import batch_exit_code
+from kmcli.cli.screen import Screen
+from kmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from kmcli.types import Document, KnowledgeModule
+    from kmcli.workflows import AddReport, Entry
+
+GROUP = "Library"
+Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only documents with this tag.")]
+
+
+@verb(GROUP, "km add report.pdf", "km add papers/ --tag thesis", "pdftotext book.pdf - | km add - --name book")
+def add(
+    screen: Screen,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, URLs, or - for stdin.")],
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the document.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be repeated.")] = None,
+    model: Model = None,
+) -> object:
+    """Add documents: files, folders, URLs, or standard input.
+
+    Reads PDF, DOCX, HTML, EPUB, Markdown, LaTeX and plain text. What is in the library already is skipped, a file that
+    has changed updates its document, and a bad file does not stop the others.
+    """
+    from kmcli import workflows
+
+    with opened(screen, model=model) as house:
+        report = workflows.add(house, sources, name, tag or ())
+    screen.table([[added.action, *_described(added.document)] for added in report.added], right=(3, 4), flex=1)
+    screen.exit_code = batch_exit_code(screen, report.failed, finished=len(report.added))
+    _tell_next(screen, report)
+    return [
+        {**document_data(added.document), "action": added.action, "was_trained": added.was_trained}
+        for added in report.added
+    ]
+
+
+def _tell_next(screen: Screen, report: AddReport) -> None:
+    stale = [added.document.name for added in report.added if added.action == "updated" and added.was_trained]
+    fresh = [added.document.name for added in report.added if added.action == "added"]
+    for name in stale:
+        screen.note(f"{name} has changed: its Knowledge Module is stale until km train {name}.")
+    if fresh:
+        screen.note(f"Next: km train {fresh[0] if len(fresh) == 1 else '--all'}")
+
+
+def _described(document: Document) -> list[str]:
+    pages = "" if document.pages is None else render.count(document.pages, "page")
+    return [document.name, document.kind, pages, render.count(document.words, "word")]
+
+
+@verb(GROUP, "km ls", "km ls --tag thesis --json")
+def ls(screen: Screen, tag: Tag = None) -> object:
+    """List the documents and how their training stands."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        entries = workflows.ls(house, tag)
+    if entries:
+        headers = ["NAME", "STATE", "PAGES", "WORDS", "TRAINED", "SIZE"]
+        screen.table([_row(entry) for entry in entries], headers, right=(2, 3, 5))
+    else:
+        screen.note(f"No document has the tag {tag}." if tag else "The library is empty. Next: km add FILE")
+    return [entry_data(entry) for entry in entries]
+
+
+def _row(entry: Entry) -> list[str]:
+    document, module = entry.document, entry.module
+    return [
+        document.name,
+        entry.state,
+        "-" if document.pages is None else f"{document.pages:,}",
+        f"{document.words:,}",
+        render.when(module.created) if module else "-",
+        render.size(entry.bytes) if module else "-",
+    ]
+
+
+@verb(GROUP, "km show report")
+def show(screen: Screen, name: Name) -> object:
+    """Show one document and its Knowledge Module."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        shown = workflows.show(house, name)
+    document, module = shown.entry.document, shown.entry.module
+    screen.write(document.name, bold=True)
+    screen.facts(
+        [
+            ("state", shown.entry.state),
+            ("source", "standard input" if document.source == "-" else document.source),
+            ("kind", document.kind),
+            ("pages", "" if document.pages is None else f"{document.pages:,}"),
+            ("words", f"{document.words:,}"),
+            ("tags", ", ".join(document.tags)),
+            ("added", render.when(document.added)),
+            ("updated", render.when(document.updated) if document.updated != document.added else ""),
+            ("study material", _samples(shown.samples)),
+        ],
+        indent="  ",
+    )
+    if module is not None:
+        screen.write("Knowledge Module", bold=True)
+        screen.facts(_module_facts(module, shown.entry.bytes), indent="  ")
+    return {**entry_data(shown.entry), "samples": dict(shown.samples)}
+
+
+def _samples(samples: Mapping[str, int]) -> str:
+    return ", ".join(f"{amount:,} {task}" for task, amount in samples.items()) or "none yet"
+
+
+def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
+    recipe, metrics = module.recipe, module.metrics
+    held_out = metrics.get("held_out_loss")
+    return [
+        ("trained", render.when(module.created)),
+        ("base", f"{recipe.model} ({recipe.revision})" if recipe.revision else recipe.model),
+        (
+            "recipe",
+            f"{recipe.objective}, {recipe.adapter} of rank {recipe.rank}, learning rate {recipe.learning_rate:g}",
+        ),
+        ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
+        ("held-out loss", "" if held_out is None else render.number(held_out)),
+        ("size", render.size(size)),
+        ("folder", str(module.path)),
+    ]
+
+
+@verb(GROUP, "km mv report annual-report")
+def mv(
+    screen: Screen,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The name it has.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The name it gets.")],
+) -> object:
+    """Rename a document."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        document = workflows.mv(house, old, new)
+    screen.write(f"{old} is now {document.name}")
+    return document_data(document)
+
+
+@verb(GROUP, "km rm report", "km rm --yes draft-1 draft-2")
+def rm(
+    screen: Screen,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Documents, as km ls shows them.")],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> object:
+    """Remove documents and their Knowledge Modules.
+
+    Their study material goes too. The files that they were read from stay where they are.
+    """
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        if not yes:
+            entries = [workflows.show(house, name).entry for name in names]
+            if not _confirmed(screen, entries):
+                screen.note("Nothing was removed.")
+                return []
+        removed = workflows.rm(house, names)
+    for document in removed:
+        screen.write(f"removed {document.name}")
+    return [document_data(document) for document in removed]
+
+
+def _confirmed(screen: Screen, entries: list[Entry]) -> bool:
+    named = ", ".join(entry.document.name for entry in entries)
+    if not screen.interactive:
+        raise UsageError(f"nobody can be asked here whether to remove {named}.", "Add --yes.")
+    trained = sum(entry.module is not None for entry in entries)
+    what = f" and {render.count(trained, 'Knowledge Module')}" if trained else ""
+    return screen.confirm(f"Remove {named}{what}?")
+
+
+def document_data(document: Document) -> dict[str, Any]:
+    """A document in the envelope's data."""
+    return dict(render.as_data(document))
+
+
+def entry_data(entry: Entry) -> dict[str, Any]:
+    """A document with its state and Knowledge Module in the envelope's data."""
+    return {
+        **document_data(entry.document),
+        "state": entry.state,
+        "module": None if entry.module is None else module_data(entry.module),
+        "bytes": entry.bytes,
+    }
+
+
+def module_data(module: KnowledgeModule) -> dict[str, Any]:
+    """A Knowledge Module in the envelope's data, without its loss curve, which metrics.json keeps."""
+    data = dict(render.as_data(module))
+    data["metrics"] = {key: value for key, value in data["metrics"].items() if key != "curve"}
+    return data

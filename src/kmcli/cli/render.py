@@ -1,0 +1,144 @@
+"""Values to text for people. Pure functions; nothing here knows where the text goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from kmcli.errors import KmError
+from kmcli.types import Score
+
+# Control characters (C0 without newline and tab, DEL, C1), direction overrides and marks, and line separators that a
+# terminal may act on; lone surrogates, which no encoding can write.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Text that a terminal only shows and never obeys: control characters appear as escapes such as \\x1b."""
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """`text` cleaned and on one line, for names, table cells and messages."""
+    return clean(" ".join(text.split()))
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` on one line, cut to `width` columns."""
+    from rich.cells import cell_len, set_cell_size
+
+    line = one_line(text)
+    return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."
+
+
+def wrapped(text: str, width: int | None, indent: str = "") -> str:
+    """`text` as one paragraph of lines of at most `width` columns (None: one line)."""
+    line = one_line(text)
+    if width is None:
+        return indent + line
+    return textwrap.fill(line, max(20, width - 1), initial_indent=indent, subsequent_indent=indent)
+
+
+def table(
+    rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int | None = None, flex: int = 0
+) -> list[str]:
+    """Rows as aligned lines, columns two spaces apart. right: columns aligned right.
+
+    width: columns the lines may have; then column `flex` is shortened to fit (None: nothing is shortened).
+    """
+    from rich.cells import cell_len
+
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[column]) for row in cells) for column in range(len(cells[0]))] if cells else []
+    if width is not None and cells:
+        over = sum(widths) + 2 * (len(widths) - 1) - width
+        widths[flex] = max(min(8, widths[flex]), widths[flex] - max(0, over))
+    lines = []
+    for row in cells:
+        parts = []
+        for column, cell in enumerate(row):
+            shown = shorten(cell, widths[column])
+            gap = " " * (widths[column] - cell_len(shown))
+            parts.append(gap + shown if column in right else shown + gap)
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def size(count: int) -> str:
+    """Bytes, in decimal units: 512 B, 1.2 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """0.3 s, 42 s, 3 min 10 s, 2 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def when(moment: str) -> str:
+    """An ISO 8601 time as local date and minute; what cannot be read is shown as it is."""
+    try:
+        return datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return moment
+
+
+def number(value: float) -> str:
+    """A counted or measured value, short: 12,345 or 0.312."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def count(amount: int, thing: str) -> str:
+    """1 page, 1,200 pages."""
+    return f"{amount:,} {thing}{'' if amount == 1 else 's'}"
+
+
+def percent(score: Score | None) -> str:
+    """A mean with its 95% interval, both in percent; "-" where there is none."""
+    if score is None:
+        return "-"
+    return f"{100 * score.mean:.0f}% ({100 * score.low:.0f}-{100 * score.high:.0f})"
+
+
+def as_data(value: Any) -> Any:
+    """A result as JSON can hold it: dataclasses become objects, paths text, numbers that JSON lacks null."""
+    if isinstance(value, KmError):
+        return error_data(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_data(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def error_data(error: KmError, source: str = "") -> dict[str, Any]:
+    """An error as an entry of the envelope's `errors`; source: which of several inputs it is about."""
+    data = {"type": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    return {**data, "source": source} if source else data

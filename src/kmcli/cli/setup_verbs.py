@@ -1,0 +1,142 @@
+"""models, config, doctor, man, completion: setting km up."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from kmcli import config
+from kmcli.cli import completion, manpage, render, shells
+from kmcli.cli.app import opened, verb
+from kmcli.cli.screen import Screen, is_terminal
+from kmcli.errors import KmError, UsageError, did_you_mean
+
+GROUP = "Setup"
+Action = Literal["show", "get", "set", "unset", "path"]
+CONFIG_WORDS = {"show": (), "get": ("KEY",), "set": ("KEY", "VALUE"), "unset": ("KEY",), "path": ()}
+
+
+@verb(GROUP, "km models", "km config set model Qwen/Qwen3-0.6B")
+def models(screen: Screen) -> object:
+    """List the base models and which one is in use."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        entries = workflows.models(house)
+    rows = [
+        ["*" if entry.in_use else "", entry.name, render.size(entry.bytes) if entry.bytes else "-", entry.note]
+        for entry in entries
+    ]
+    screen.table(rows, ["", "NAME", "SIZE", "NOTE"], right=(2,), flex=3)
+    screen.note("* is in use. Another one: km config set model NAME, or --model NAME for one command.")
+    return [render.as_data(entry) for entry in entries]
+
+
+@verb(GROUP, "km config", "km config set model Qwen/Qwen3-0.6B", "km config unset model", name="config")
+def config_(
+    screen: Screen,
+    action: Annotated[Action, typer.Argument(metavar="ACTION", help="show, get, set, unset or path.")] = "show",
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A setting: " + ", ".join(config.SETTINGS) + ".")
+    ] = None,
+    value: Annotated[str | None, typer.Argument(metavar="VALUE", help="What to set it to.")] = None,
+) -> object:
+    """Show settings and where each comes from, or change one.
+
+    A flag outranks the environment, which outranks the file, which outranks the default.
+    """
+    needed = CONFIG_WORDS[action]
+    given = [word for word in (key, value) if word is not None]
+    if len(given) != len(needed):
+        raise UsageError(f"km config {action} takes {' and '.join(needed) or 'nothing more'}.", _usage(action))
+    if action == "path":
+        path = str(config.config_file())
+        screen.write(path)
+        return {"path": path}
+    if action == "show" or key is None:
+        resolved = config.resolve()
+        screen.table(
+            [[name, one.value, one.origin] for name, one in resolved.items()], ["SETTING", "VALUE", "FROM"], flex=2
+        )
+        return render.as_data(resolved)
+    if action == "get":
+        if key not in config.SETTINGS:
+            known = "Known settings: " + ", ".join(config.SETTINGS) + "."
+            raise UsageError(f"there is no setting {key!r}.", did_you_mean(key, config.SETTINGS, known))
+        screen.write(config.resolve()[key].value)
+        return {key: render.as_data(config.resolve()[key])}
+    path = str(config.store(key, value))
+    screen.note(f"{'Set' if action == 'set' else 'Removed'} {key} in {path}.")
+    return {"path": path, "key": key, "value": value}
+
+
+def _usage(action: str) -> str:
+    return "Write " + " ".join(["km config", action, *CONFIG_WORDS[action]]) + "."
+
+
+@verb(GROUP, "km doctor", "km doctor --repair")
+def doctor(
+    screen: Screen, repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False
+) -> object:
+    """Check the installation and the library."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        checks = workflows.doctor(house, repair)
+    marks = {"ok": "ok", "warn": "warning", "bad": "BAD"}
+    subject = max((len(check.subject) for check in checks), default=0)
+    for check in checks:
+        told = render.one_line(check.message)
+        screen.write(f"{marks[check.status]:<7}  {check.subject:<{subject}}  {told}", bold=check.status == "bad")
+        if check.hint and check.status != "ok":
+            screen.write(f"{'':<{subject + 11}}{render.one_line(check.hint)}")
+    bad = sum(check.status == "bad" for check in checks)
+    if bad:
+        again = "" if repair else " km doctor --repair mends what it can."
+        screen.note(f"{render.count(bad, 'problem')} found.{again}")
+        screen.exit_code = KmError.exit_code
+    return [render.as_data(check) for check in checks]
+
+
+@verb(GROUP, "km man", "km man train")
+def man(
+    screen: Screen,
+    command: Annotated[
+        str | None, typer.Argument(metavar="COMMAND", help="Whose page; left out: the page of km.")
+    ] = None,
+) -> object:
+    """Show the manual."""
+    from kmcli.cli.boundary import tree
+
+    root = tree()
+    known = [name for name, one in root.commands.items() if not one.hidden]
+    if command is not None and command not in known:
+        raise UsageError(f"there is no command {command!r}.", did_you_mean(command, known, "km --help lists them."))
+    page = manpage.page(root, command)
+    text = manpage.as_text(page)
+    if is_terminal(sys.stdout) and shutil.which("man") and not screen.json:
+        subprocess.run(["man", "-l", "-"], input=manpage.as_roff(page), text=True, encoding="utf-8", check=False)
+    else:
+        screen.write(text, end="")
+    return {"page": page.name, "text": text}
+
+
+@verb(GROUP, "km completion bash > ~/.local/share/bash-completion/completions/km", name="completion")
+def completion_(
+    screen: Screen,
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> object:
+    """Print a shell's completion script.
+
+    It completes commands, options and the names of documents. bash: as in the example. zsh: save it as _km in a folder
+    of $fpath. fish: save it as ~/.config/fish/completions/km.fish.
+    """
+    from kmcli.cli.boundary import tree
+
+    script = shells.SHELLS[shell](completion.commands(tree()))
+    screen.write(script, end="")
+    return {"shell": shell, "script": script}

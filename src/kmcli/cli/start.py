@@ -1,0 +1,61 @@
+"""`km` alone: the next step to take. And `km --version`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kmcli.cli.app import app, opened
+from kmcli.cli.screen import Screen
+
+
+def _version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from kmcli import __version__
+
+        context.obj.write(f"km {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """A library of documents, and for each a Knowledge Module: a small adapter that lets a language model answer from
+    the document without reading it.
+
+    km alone says what to do next; km COMMAND --help explains one command.
+    """
+    if context.invoked_subcommand is None:
+        screen: Screen = context.obj
+        command, why = next_step(screen)
+        screen.write(why)
+        screen.write(f"\n  {command}\n", bold=True)
+        screen.write("All commands: km --help")
+
+
+def next_step(screen: Screen) -> tuple[str, str]:
+    """The command that a person would run now, and one sentence on why."""
+    from kmcli import workflows
+
+    with opened(screen) as house:
+        entries = workflows.ls(house)
+    if not entries:
+        return "km add FILE", "The library is empty. Add a PDF, Word, HTML, EPUB or text file, a folder, or a URL."
+    for state, why in (
+        ("interrupted", "The training of {} was interrupted. The same command goes on where it stopped."),
+        ("untrained", "{} has no Knowledge Module yet."),
+        ("stale", "{} has changed since its Knowledge Module was trained."),
+    ):
+        for entry in entries:
+            if entry.state == state:
+                return f"km train {entry.document.name}", why.format(entry.document.name)
+    newest = max(entries, key=lambda entry: entry.module.created if entry.module else "")
+    return (
+        f'km ask {newest.document.name} "question"',
+        f"Every document is trained ({len(entries)}). Ask one something.",
+    )

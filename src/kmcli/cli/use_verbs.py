@@ -1,0 +1,148 @@
+"""ask and compare: using Knowledge Modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kmcli.cli import render
+from kmcli.cli.app import Device, Model, Name, opened, verb
+from kmcli.cli.progress import Reporter
+from kmcli.cli.screen import Screen, columns, is_terminal
+from kmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from kmcli.compare import Comparison, Row
+    from kmcli.types import Passage
+
+Method = Literal["km", "rag", "full", "bare"]
+PASSAGE_COLUMNS = 300
+"""How much of an evidence passage is shown; --json has all of it."""
+
+
+@verb(
+    "Use",
+    'km ask report "What was the revenue in 2024?"',
+    'echo "Who wrote it?" | km ask report --json',
+)
+def ask(
+    screen: Screen,
+    name: Name,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="In quotes. Left out: asked for, or read from stdin.")
+    ] = None,
+    unquoted: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            "--method",
+            help="Answer by Knowledge Module, retrieval, the full text in the prompt, or the bare base model.",
+        ),
+    ] = None,
+    evidence: Annotated[
+        bool | None,
+        typer.Option("--evidence/--no-evidence", help="Show the passages that bear on it; the default in a terminal."),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+) -> object:
+    """Ask a document a question.
+
+    The answer comes from its Knowledge Module, or by retrieval as long as it has none.
+    """
+    from kmcli import workflows
+
+    if unquoted:
+        raise UsageError("the question has to be one argument.", f'Put it in quotes: km ask {name} "..."')
+    question = question if question is not None else _read_question(screen)
+    with opened(screen, model=model, device=device) as house:
+        stream = _Stream(screen, house.report)
+        asked = workflows.ask(house, name, question, method, stream)
+    stream.end(asked.answer.text)
+    if evidence or (evidence is None and is_terminal(sys.stderr) and not screen.quiet):
+        for passage in asked.answer.evidence:
+            screen.remark(render.wrapped(_cited(passage), columns(sys.stderr), indent="  "), dim=True)
+    for note in asked.notes:
+        screen.note(note)
+    answer = render.as_data(asked.answer)
+    return {"document": asked.document.name, "question": question, "answer": answer.pop("text"), **answer}
+
+
+class _Stream:
+    """Prints an answer while it is being written. The first piece clears the progress, which shares the terminal."""
+
+    def __init__(self, screen: Screen, report: object) -> None:
+        self._screen = screen
+        self._report = report
+        self._last = ""
+
+    def __call__(self, piece: str) -> None:
+        if not piece:
+            return
+        if not self._last and isinstance(self._report, Reporter):
+            self._report.stop()
+        self._screen.write(piece, end="")
+        self._last = piece
+
+    def end(self, answer: str) -> None:
+        """The end of the line; the whole answer, where nothing of it was streamed."""
+        if not self._last:
+            self._screen.write(answer)
+        elif not self._last.endswith("\n"):
+            self._screen.write("")
+
+
+def _read_question(screen: Screen) -> str:
+    if screen.interactive:
+        return screen.read_line("Question: ")
+    if is_terminal(sys.stdin):
+        raise UsageError("there is no question.", 'km ask NAME "question"')
+    return sys.stdin.read().strip()
+
+
+def _cited(passage: Passage) -> str:
+    page = "" if passage.page is None else f", page {passage.page}"
+    return f"{render.one_line(passage.document)}{page}: {render.shorten(passage.text, PASSAGE_COLUMNS)}"
+
+
+@verb("Use", "km compare report", "km compare report --questions questions.json")
+def compare(
+    screen: Screen,
+    name: Name,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", metavar="FILE", help="Questions with answers; left out: held-out study material."),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+) -> object:
+    """Compare Knowledge Module, retrieval, full text and bare base."""
+    from kmcli import workflows
+
+    with opened(screen, model=model, device=device) as house:
+        comparison = workflows.compare(house, name, questions)
+    _tell_comparison(screen, comparison)
+    return comparison
+
+
+def _tell_comparison(screen: Screen, comparison: Comparison) -> None:
+    screen.write(f"{comparison.document}: {render.count(len(comparison.questions), 'question')}")
+    headers = ["METHOD", "EXACT", "F1", "TOKENS READ", "SECONDS"]
+    screen.table([_compared(row) for row in comparison.rows], headers, right=(3, 4))
+    screen.write("Means per question; in brackets the 95% interval.")
+    for row in comparison.rows:
+        if row.note:
+            screen.write(f"{row.method}: {row.note}")
+    screen.write("")
+    screen.paragraph(comparison.verdict)
+
+
+def _compared(row: Row) -> list[str]:
+    if not row.fits:
+        return [row.method, "does not fit", "", "", ""]
+    tokens = "-" if row.prompt_tokens is None else f"{row.prompt_tokens:,.0f}"
+    seconds = "-" if row.seconds is None else f"{row.seconds:.2f}"
+    return [row.method, render.percent(row.exact_match), render.percent(row.f1), tokens, seconds]

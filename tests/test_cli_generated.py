@@ -1,0 +1,209 @@
+"""Help, manual and completion scripts: made from the same tree, never stale, and accepted by the programs that read them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cli_cases import Km, command, environment, runner
+from kmcli.cli import completion, generate, manpage
+from kmcli.cli.app import GROUPS, grouped
+from kmcli.cli.boundary import tree
+from kmcli.errors import EXIT_CODES
+
+ROOT = Path(__file__).parents[1]
+VERBS = [name for verbs in grouped(tree()).values() for name in verbs]
+
+
+@pytest.fixture
+def km(capsys: pytest.CaptureFixture[str]) -> Km:
+    return runner(capsys)
+
+
+def test_nothing_generated_is_stale() -> None:
+    assert generate.stale(ROOT) == []
+
+
+def test_generate_writes_and_check_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("# km\n<!-- commands -->\nold\n<!-- /commands -->\nend\n")
+    (tmp_path / "man").mkdir()
+    (tmp_path / "man" / "km-gone.1").write_text("a verb that no longer exists")
+    assert generate.main(["--check"]) == 1
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    assert not (tmp_path / "man" / "km-gone.1").exists()
+    assert {path.name for path in (tmp_path / "man").iterdir()} == {"km.1", *(f"km-{verb}.1" for verb in VERBS)}
+    assert {path.name for path in (tmp_path / "completions").iterdir()} == {"km.bash", "_km", "km.fish"}
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("# km\n<!-- commands -->\n| command |")
+    assert readme.endswith("<!-- /commands -->\nend\n")
+    assert "| `km ask NAME [QUESTION]` | Ask a document a question. |" in readme
+    assert "\nold\n" not in readme
+
+
+def test_help_fits_a_screen_and_groups_the_verbs(km: Km) -> None:
+    lines = km("--help").out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith("...") for line in lines)
+    headings = [line[:-1] for line in lines if line.endswith(":") and line[:-1] in GROUPS]
+    assert headings == list(GROUPS)
+    listed = [line.split()[0] for line in lines[lines.index("Library:") :] if line.startswith("  ")]
+    assert listed == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_examples_json_and_quiet(km: Km, verb: str) -> None:
+    run = km(verb, "--help")
+    assert run.code == 0
+    assert "--json" in run.out
+    assert "-q, --quiet" in run.out
+    examples = run.out[run.out.index("  Examples:\n") :].splitlines()[1:]
+    assert 1 <= len(examples) <= 3
+    assert all(re.match(r"    .*\bkm\b", line) for line in examples)
+    assert any(f"km {verb}" in line for line in examples)
+
+
+@pytest.mark.parametrize("alias", ["distill", "synthesize"])
+def test_aliases_work_and_are_hidden(km: Km, alias: str) -> None:
+    assert km(alias, "--help").code == 0
+    assert alias not in km("--help").out + manpage.as_text(manpage.page(tree()))
+
+
+def test_the_manual_has_the_exit_codes_and_every_option(km: Km) -> None:
+    text = km("man").out
+    for code, meaning in EXIT_CODES.items():
+        assert f"    {code}\n        {meaning}" in text
+    page = km("man", "train").out
+    assert "km train [OPTIONS] [NAME...]" in page
+    for option in ("--all", "--preset PRESET", "--set KEY=VALUE", "--restart", "-h, --help"):
+        assert f"    {option}\n" in page
+    assert km("man", "train", "--json").envelope["data"] == {"page": "km-train", "text": page}
+
+
+def test_roff_escapes() -> None:
+    page = manpage.Page("km", (("TEXT", (".B is no request", manpage.Item("-x", "a \\ and 'b'"), "'quoted")),))
+    roff = manpage.as_roff(page)
+    assert "\n\\&.B is no request\n" in roff
+    assert "\\fB\\-x\\fR\na \\e and 'b'\n" in roff
+    assert "\n\\&'quoted\n" in roff
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+@pytest.mark.parametrize("page", ["km", "km-train", "km-ask", "km-completion"])
+def test_man_has_no_complaint(page: str) -> None:
+    words = ["man", "--warnings", "-l", str(ROOT / "man" / f"{page}.1")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(MANWIDTH="80", LC_ALL="C.UTF-8"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert page.upper() in done.stdout
+
+
+# --- completion
+
+NASTY = "$(touch pwned) `id` ; x"
+
+BASH = """
+set -u
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+_km
+printf '%s\\n' ${COMPREPLY[@]+"${COMPREPLY[@]}"}
+"""
+
+
+def complete(*words: str, cwd: Path | None = None) -> list[str]:
+    script = str(ROOT / "completions" / "km.bash")
+    done = subprocess.run(
+        ["bash", "--norc", "-c", BASH, "bash", script, "km", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+        cwd=cwd,
+    )
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def test_bash_completes(km_home: Path, tmp_path: Path) -> None:
+    km_home.mkdir()
+    (km_home / "names").write_text(f"report\nRecipes\nreview 2024\n{NASTY}\n", "utf-8")
+    (tmp_path / "plan.toml").write_text("")
+    assert complete("t") == ["train"]
+    assert complete("") == [*VERBS, "--help", "--version"]
+    assert complete("ask", "re") == ["report", "review\\ 2024"]
+    assert complete("ask", "--method", "r") == ["rag"]
+    assert complete("ask", "--method", "rag", "rep") == ["report"]
+    assert complete("ask", "report", "") == []
+    assert complete("rm", "-y", "report", "rev") == ["review\\ 2024"]
+    assert complete("mv", "report", "re") == []
+    assert complete("train", "--dev") == ["--device"]
+    assert complete("train", "--device", "c") == ["cpu", "cuda"]
+    assert complete("train", "--recipe", "pl", cwd=tmp_path) == ["plan.toml"]
+    assert complete("add", "report", "pl", cwd=tmp_path) == ["plan.toml"]
+    assert complete("config", "un") == ["unset"]
+    assert complete("config", "set", "mo") == ["model"]
+    assert complete("completion", "") == ["bash", "zsh", "fish"]
+    assert len(complete("show", "$", cwd=tmp_path)) == 1
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_bash_without_a_library_completes_nothing(km_home: Path) -> None:
+    assert complete("ask", "") == []
+
+
+@pytest.mark.parametrize(("shell", "file"), [("bash", "km.bash"), ("zsh", "_km"), ("fish", "km.fish")])
+def test_scripts_are_printed_and_parse(km: Km, shell: str, file: str) -> None:
+    path = ROOT / "completions" / file
+    assert km("completion", shell).out == path.read_text("utf-8")
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", str(path)], check=True)
+
+
+def test_all_three_scripts_know_every_verb_and_option() -> None:
+    texts = [(ROOT / "completions" / name).read_text("utf-8") for name in ("km.bash", "_km", "km.fish")]
+    for one in completion.commands(tree()):
+        for text in texts:
+            assert one.name in text
+        for option in one.options:
+            for flag in option.flags:
+                assert f" {flag}" in texts[0]
+                assert f"*{flag}[" in texts[1]
+                assert (f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}") in texts[2]
+
+
+def test_the_library_keeps_the_file_of_names(km: Km, km_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.txt").write_text("Ann wrote this report in Oslo.")
+    km("add", str(tmp_path / "report.txt"))
+    assert complete("show", "r") == ["report"]
+    km("mv", "report", "paper")
+    assert complete("show", "") == ["paper"]
+
+
+def test_pressing_tab_starts_no_python() -> None:
+    for name in ("km.bash", "_km", "km.fish"):
+        text = (ROOT / "completions" / name).read_text("utf-8")
+        assert "python" not in text
+        assert not re.search(r"\$\(km |`km ", text)
+
+
+# --- start-up
+
+HEAVY = ("torch", "transformers", "peft", "llama_cpp", "gguf", "pypdf", "trafilatura", "mammoth", "huggingface_hub")
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], [], ["ls"], ["config"], ["completion", "bash"], ["man"], ["train", "-h"]]
+)
+def test_nothing_heavy_is_imported(words: list[str]) -> None:
+    program = (
+        "import sys; from kmcli.cli.boundary import main; code = main(sys.argv[1:]); "
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([command()[0], "-c", program, *words], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "[]"

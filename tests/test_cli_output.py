@@ -1,0 +1,262 @@
+"""What the verbs print: data to stdout, the rest to stderr, and never what a document or a model smuggled in."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli_cases import (
+    HOSTILE,
+    SHOWN,
+    Km,
+    asked,
+    command,
+    comparison,
+    document,
+    environment,
+    exported,
+    module,
+    returning,
+    runner,
+    trained,
+    working,
+)
+from kmcli import workflows
+from kmcli.cli import render
+from kmcli.library import Added
+from kmcli.workflows import AddReport, Entry, TrainReport
+
+
+@pytest.fixture
+def km(capsys: pytest.CaptureFixture[str]) -> Km:
+    return runner(capsys)
+
+
+def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert km().out.splitlines()[2] == "  km add FILE"
+    entries = [Entry(document("done"), "fresh", module(), 9)]
+    monkeypatch.setattr(workflows, "ls", returning(entries))
+    assert km().out.splitlines()[2] == '  km ask done "question"'
+    entries.append(Entry(document("old"), "stale", module(), 9))
+    assert km().out.splitlines()[2] == "  km train old"
+    entries.append(Entry(document("new"), "untrained", None, 0))
+    assert km().out.splitlines()[2] == "  km train new"
+    entries.append(Entry(document("half"), "interrupted", None, 0))
+    run = km()
+    assert run.out.splitlines()[2] == "  km train half"
+    assert run.code == 0
+
+
+def test_library_verbs_with_the_real_library(km: Km, tmp_path: Path) -> None:
+    (tmp_path / "report.txt").write_text("Ann wrote this report in Oslo.")
+    run = km("add", str(tmp_path / "report.txt"), "--tag", "north", "--tag", "old")
+    assert run.out == "added  report  text    6 words\n"
+    assert run.err.endswith("Next: km train report\n")
+    assert km("add", str(tmp_path / "report.txt")).out == "unchanged  report  text    6 words\n"
+    assert km("ls").out == (
+        "NAME    STATE      PAGES  WORDS  TRAINED  SIZE\nreport  untrained      -      6  -           -\n"
+    )
+    told = km("ls", "--tag", "north", "--json").envelope
+    assert told["command"] == "ls"
+    assert [(one["name"], one["state"], one["tags"], one["module"]) for one in told["data"]] == [
+        ("report", "untrained", ["north", "old"], None)
+    ]
+    assert km("ls", "--tag", "south").err == "No document has the tag south.\n"
+    assert km("mv", "report", "paper").out == "report is now paper\n"
+    shown = km("show", "paper").out
+    assert shown.startswith("paper\n  state           untrained\n")
+    assert "  tags            north, old\n" in shown
+    (tmp_path / "report.txt").write_text("Ann wrote this report in Bergen, later.")
+    assert km("add", str(tmp_path / "report.txt"), "--json").envelope["data"][0]["action"] == "updated"
+
+
+def test_add_says_that_a_module_became_stale(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflows, "add", returning(AddReport((Added(document(), "updated", True),), ())))
+    run = km("add", "x")
+    assert run.out == "updated  report  pdf  12 pages  3,412 words\n"
+    assert run.err == "report has changed: its Knowledge Module is stale until km train report.\n"
+
+
+def test_ask_streams_to_stdout_and_keeps_notes_off_it(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(house: Any, name: str, question: str, method: str | None, on_text: Any) -> workflows.Asked:
+        assert (name, question, method) == ("report", "When?", "rag")
+        for piece in ("In ", "", "2024."):
+            on_text(piece)
+        return asked("In 2024.", ("it is stale.",))
+
+    monkeypatch.setattr(workflows, "ask", ask)
+    run = km("ask", "report", "When?", "--method", "rag")
+    assert (run.code, run.out, run.err) == (0, "In 2024.\n", "it is stale.\n")
+    run = km("ask", "report", "When?", "--method", "rag", "--evidence", "-q")
+    assert run.err == "  report, page 4: It was founded in 2024 in Oslo.\n"
+    told = km("ask", "report", "When?", "--method", "rag", "--json").envelope
+    assert told["messages"] == ["it is stale."]
+    assert told["data"] == {
+        "document": "report",
+        "question": "When?",
+        "answer": "In 2024.",
+        "method": "km",
+        "prompt_tokens": 40,
+        "output_tokens": 8,
+        "seconds": 0.25,
+        "evidence": [
+            {"document": "report", "text": "It was founded in 2024 in Oslo.", "score": 3.2, "page": 4},
+        ],
+    }
+
+
+def test_ask_reads_its_question_from_stdin(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflows, "ask", lambda house, name, question, method, on_text: asked(f"You said {question}"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who wrote it?\n"))
+    assert km("ask", "report").out == "You said Who wrote it?\n"
+
+
+def test_train_summary_and_envelope(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = TrainReport((trained(),), (), (document("old"),))
+    monkeypatch.setattr(workflows, "train", lambda house, *_: working(house, report))
+    run = km("train", "report")
+    assert run.out == (
+        "report: Knowledge Module trained\n"
+        "  study material  180 of 240 samples kept\n"
+        "  steps           300\n"
+        "  loss            0.412 in training, 0.52 held out (KL 0.3, hidden 0.11)\n"
+        "  time            3 min 10 s, 4,210 tokens/s\n"
+    )
+    told = km("train", "report", "--json")
+    assert told.envelope["messages"] == [
+        "embedded base",
+        "page 3 is damaged",
+        "Fresh already: old. --force trains again.",
+        'Next: km ask report "question"',
+    ]
+    assert told.envelope["data"]["skipped"] == ["old"]
+    assert told.envelope["data"]["trained"][0]["module"]["metrics"]["held_out_loss"] == 0.52
+    assert "curve" not in told.envelope["data"]["trained"][0]["module"]["metrics"]
+    quiet = km("train", "report", "-q")
+    assert (quiet.out, quiet.err) == (run.out, "warning: page 3 is damaged\n")
+
+
+def test_compare_table(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflows, "compare", returning(comparison()))
+    assert km("compare", "report").out == (
+        "report: 40 questions\n"
+        "METHOD  EXACT         F1           TOKENS READ  SECONDS\n"
+        "bare    10% (0-20)    20% (10-30)           40     0.30\n"
+        "km      55% (45-65)   62% (52-72)           41     0.31\n"
+        "full    does not fit\n"
+        "Means per question; in brackets the 95% interval.\n"
+        "full: prompt and answer do not fit in 2048 tokens\n"
+        "\n"
+        "The KM is better.\n"
+    )
+    rows = km("compare", "report", "--json").envelope["data"]["rows"]
+    assert rows[1]["exact_match"] == {"mean": 0.55, "low": 0.55 - 0.1, "high": 0.55 + 0.1, "n": 40}
+
+
+def test_export_that_was_not_checked_says_so_even_when_quiet(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflows, "export", returning(exported(skipped="llama.cpp is not installed.")))
+    run = km("export", "-q")
+    assert run.out == "report.gguf\n29.0 MB, F16, 75 tensors\n"
+    assert run.err == "NOT CHECKED: llama.cpp is not installed.\n"
+    assert "the last one trained" in km("export").err
+
+
+def test_config_round_trip(km: Km, km_home: Path) -> None:
+    assert km("config", "path").out == f"{km_home / 'config.toml'}\n"
+    assert km("config", "get", "device").out == "auto\n"
+    assert km("config", "set", "device", "cpu").code == 0
+    told = km("config", "--json").envelope["data"]
+    assert told["device"] == {"value": "cpu", "origin": str(km_home / "config.toml")}
+    assert km("config").out.splitlines()[1].split() == ["model", "embedded", "default"]
+    assert km("config", "unset", "device").code == 0
+    assert km("config", "get", "device", "--json").envelope["data"]["device"]["origin"] == "default"
+
+
+def test_models_marks_the_one_in_use(km: Km) -> None:
+    lines = km("models").out.splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("*")] == [["*", "embedded"]]
+
+
+# --- text that is not ours
+
+
+@pytest.mark.parametrize("words", [["ls"], ["show", "x"], [""], ["ask", "x", "q", "--evidence"], ["ls", "--json"]])
+def test_hostile_text_reaches_no_terminal(km: Km, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    entry = Entry(document(HOSTILE, source=HOSTILE, tags=(HOSTILE,)), "untrained", None, 0)
+    monkeypatch.setattr(workflows, "ls", returning([entry]))
+    monkeypatch.setattr(workflows, "show", returning(workflows.Shown(entry, {HOSTILE: 3})))
+    monkeypatch.setattr(workflows, "ask", returning(asked(HOSTILE, (HOSTILE,))))
+    run = km(*[word for word in words if word])
+    assert run.code == 0
+    assert not set("\x1b\x07\x9b\u202e") & set(run.out + run.err)
+    if "--json" in words:
+        assert run.envelope["data"][0]["name"] == HOSTILE
+    else:
+        assert SHOWN in run.out
+
+
+def test_hostile_errors_are_cleaned(km: Km) -> None:
+    run = km("show", HOSTILE)
+    assert run.code == 3
+    assert "\x1b" not in run.err
+
+
+@given(st.text())
+def test_clean_leaves_nothing_that_a_terminal_obeys(text: str) -> None:
+    cleaned = render.clean(text)
+    assert all(char in "\n\t" or (ord(char) >= 32 and not 127 <= ord(char) < 160) for char in cleaned)
+    cleaned.encode("utf-8")
+    assert render.clean(cleaned) == cleaned
+
+
+@given(st.lists(st.lists(st.text(max_size=30), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(20, 90))
+def test_tables_are_a_line_a_row_and_fit(rows: list[list[str]], width: int) -> None:
+    from rich.cells import cell_len
+
+    lines = render.table([[row[0], row[1][:3], row[2][:3]] for row in rows], width=width)
+    assert len(lines) == len(rows)
+    # escapes such as \x1b make a character up to ten columns wide
+    assert all(cell_len(line) <= max(width, 8 + 2 + 30 + 2 + 30) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (lambda: render.size(999), "999 B"),
+        (lambda: render.size(1_234), "1.2 kB"),
+        (lambda: render.size(29_000_000), "29.0 MB"),
+        (lambda: render.size(5_200_000_000_000), "5.2 TB"),
+        (lambda: render.duration(0.34), "0.3 s"),
+        (lambda: render.duration(59.6), "1 min 0 s"),
+        (lambda: render.duration(7500), "2 h 5 min"),
+        (lambda: render.number(0.31234), "0.312"),
+        (lambda: render.number(12345), "12,345"),
+        (lambda: render.number(float("nan")), "nan"),
+        (lambda: render.count(1, "page"), "1 page"),
+        (lambda: render.when("soon"), "soon"),
+        (lambda: render.shorten("a long line of text", 10), "a long ..."),
+    ],
+)
+def test_values_to_text(call: Any, shown: str) -> None:
+    assert call() == shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["show", "report"], []])
+def test_no_encoding_crashes(km: Km, tmp_path: Path, encoding: str, words: list[str]) -> None:
+    (tmp_path / "x.txt").write_text("Ann wrote this report in Oslo.")
+    assert km("add", str(tmp_path / "x.txt"), "--name", "report", "--tag", "报告").code == 0
+    (tmp_path / "y.txt").write_text("Ben wrote another one in Bergen.")
+    assert km("add", str(tmp_path / "y.txt"), "--name", "报告").code == 0
+    poor = environment(LC_ALL="C", PYTHONIOENCODING=encoding, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = subprocess.run(command(*words), capture_output=True, env=poor)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+    assert (b"??" in done.stdout) == (words in (["ls"], ["show", "report"]))

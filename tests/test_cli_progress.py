@@ -1,0 +1,104 @@
+"""Events to lines and bars."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from cli_cases import in_terminal
+from kmcli.cli.progress import Reporter
+from kmcli.cli.screen import Screen
+from kmcli.types import Event
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Reporter(Screen("train"), clock) as report:
+        for step in range(301):
+            clock.now = step / 10
+            report(Event("train", "", step, 300, {"loss": 1 - step / 400}))
+    assert capsys.readouterr().err == (
+        "train  0/300\n"
+        "train  100/300  loss 0.75  about 20 s left\n"
+        "train  200/300  loss 0.5  about 10 s left\n"
+        "train  300/300  loss 0.25  in 30 s\n"
+    )
+
+
+def test_an_end_told_twice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(Screen("train"), Clock()) as report:
+        report(Event("teacher", "reading the document", 0, 2))
+        report(Event("teacher", "", 2, 2))
+        report(Event("teacher", "", 2, 2))
+    assert capsys.readouterr().err == ("teacher  reading the document\nteacher  2/2  reading the document  in 0.0 s\n")
+
+
+def test_a_stage_of_the_next_document_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(Screen("add"), Clock()) as report:
+        for name in ("a.pdf", "b.pdf"):
+            for page in (1, 2):
+                report(Event("read", name, page, 2))
+    assert capsys.readouterr().err == (
+        "read  a.pdf\nread  2/2  a.pdf  in 0.0 s\nread  b.pdf\nread  2/2  b.pdf  in 0.0 s\n"
+    )
+
+
+def test_what_was_stopped_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Reporter(Screen("train"), clock) as report:
+        report(Event("download", "Qwen/Qwen3-0.6B", 0, 1_200_000_000))
+        clock.now = 5
+        report(Event("download", "Qwen/Qwen3-0.6B", 300_000_000, 1_200_000_000))
+    assert capsys.readouterr().err.splitlines()[-1] == "download  300 MB/1.2 GB  Qwen/Qwen3-0.6B  in 5.0 s"
+
+
+def test_quiet_keeps_warnings_and_the_envelope_keeps_all(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen("add", quiet=True)
+    with Reporter(screen, Clock()) as report:
+        report(Event("base", "embedded base"))
+        report(Event("read", "a.pdf", 1, 3))
+        report(Event("read", "page 2 is damaged", warning=True))
+    assert capsys.readouterr().err == "warning: page 2 is damaged\n"
+    assert screen.messages == ["embedded base", "page 2 is damaged"]
+
+
+PROGRAM = """
+from kmcli.cli.progress import Reporter
+from kmcli.cli.screen import Screen
+from kmcli.types import Event
+import time
+with Reporter(Screen("train")) as report:
+    for step in range(1, 41):
+        report(Event("train", "", step, 40, {"loss": 1 / step}))
+        time.sleep(0.01)
+    report(Event("base", "a message"))
+    report(Event("write", "bad \\x1b]0;name\\x07", 1, 9))
+    time.sleep(0.2)
+"""
+
+
+def test_bars_in_a_terminal() -> None:
+    code, shown = in_terminal([sys.executable, "-c", PROGRAM])
+    assert code == 0
+    assert "━" in shown
+    assert "\x1b[" in shown
+    assert "train  40/40  loss 0.025  in 0" in shown
+    assert "a message" in shown
+    assert "\x1b]0;" not in shown
+
+
+@pytest.mark.parametrize("settings", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_escape_codes_where_none_are_wanted(settings: dict[str, str]) -> None:
+    code, shown = in_terminal([sys.executable, "-c", PROGRAM], **settings)
+    assert code == 0
+    assert "\x1b" not in shown
+    assert "train  40/40  loss 0.025  in 0" in shown
