@@ -260,3 +260,10 @@ def test_no_encoding_crashes(km: Km, tmp_path: Path, encoding: str, words: list[
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
     assert (b"??" in done.stdout) == (words in (["ls"], ["show", "report"]))
+
+
+def test_long_sentences_wrap_under_their_beginning() -> None:
+    wrapped = render.wrapped("one two three four five six seven", 30, indent=6, first="note  ")
+    assert wrapped == "note  one two three four five\n      six seven"
+    assert render.wrapped("see km-a-very-long-name --question", 28) == "see km-a-very-long-name\n--question"
+    assert render.wrapped("one\ntwo  three", None) == "one two three"

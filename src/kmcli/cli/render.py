@@ -37,12 +37,24 @@ def shorten(text: str, width: int) -> str:
     return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."
 
 
-def wrapped(text: str, width: int | None, indent: str = "") -> str:
-    """`text` as one paragraph of lines of at most `width` columns (None: one line)."""
+def wrapped(text: str, width: int | None, indent: int = 0, first: str = "") -> str:
+    """`text` as one paragraph of lines of at most `width` columns (None: one line).
+
+    indent: columns before every line; first: what stands in them on the first.
+    """
+    blank = " " * indent
+    begin = first or blank
     line = one_line(text)
     if width is None:
-        return indent + line
-    return textwrap.fill(line, max(20, width - 1), initial_indent=indent, subsequent_indent=indent)
+        return begin + line
+    wrapper = textwrap.TextWrapper(
+        max(indent + 20, width - 1),
+        initial_indent=begin,
+        subsequent_indent=blank,
+        break_long_words=False,  # paths and commands stay whole, to be copied
+        break_on_hyphens=False,
+    )
+    return wrapper.fill(line)
 
 
 def table(

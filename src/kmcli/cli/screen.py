@@ -95,12 +95,12 @@ class Screen:
         """A sentence for the person: hidden by -q, part of the envelope."""
         self.messages.append(text)
         if not self.quiet:
-            self.remark(text)
+            self._sentence(text)
 
     def warn(self, text: str) -> None:
         """A sentence that -q does not hide."""
         self.messages.append(text)
-        self.remark(text)
+        self._sentence(text)
 
     def remark(self, text: str, dim: bool = False) -> None:
         """Something on stderr that is neither result nor message: evidence, a progress line."""
@@ -112,7 +112,10 @@ class Screen:
         """One error: `km: message hint` on stderr, an entry in the envelope."""
         self.errors.append(render.error_data(error, source))
         named = "" if not source or source in error.message else f"{source}: "
-        self.remark(f"km: {named}{' '.join(str(error).split())}")
+        self._sentence(f"km: {named}{error}")
+
+    def _sentence(self, text: str) -> None:
+        self.remark(render.wrapped(text, columns(sys.stderr)))
 
     def confirm(self, question: str) -> bool:
         """Ask yes or no; only y and yes are yes. The caller makes sure that the screen is interactive."""

@@ -12,7 +12,7 @@ import typer
 from kmcli import config
 from kmcli.cli import completion, manpage, render, shells
 from kmcli.cli.app import opened, verb
-from kmcli.cli.screen import Screen, is_terminal
+from kmcli.cli.screen import Screen, columns, is_terminal
 from kmcli.errors import KmError, UsageError, did_you_mean
 
 GROUP = "Setup"
@@ -89,11 +89,12 @@ def doctor(
         checks = workflows.doctor(house, repair)
     marks = {"ok": "ok", "warn": "warning", "bad": "BAD"}
     subject = max((len(check.subject) for check in checks), default=0)
+    width, indent = columns(sys.stdout), 9 + subject + 2
     for check in checks:
-        told = render.one_line(check.message)
-        screen.write(f"{marks[check.status]:<7}  {check.subject:<{subject}}  {told}", bold=check.status == "bad")
+        lead = f"{marks[check.status]:<7}  {check.subject:<{subject}}  "
+        screen.write(render.wrapped(check.message, width, indent, lead), bold=check.status == "bad")
         if check.hint and check.status != "ok":
-            screen.write(f"{'':<{subject + 11}}{render.one_line(check.hint)}")
+            screen.write(render.wrapped(check.hint, width, indent))
     bad = sum(check.status == "bad" for check in checks)
     if bad:
         again = "" if repair else " km doctor --repair mends what it can."

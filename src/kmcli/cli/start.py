@@ -33,7 +33,7 @@ def start(
     if context.invoked_subcommand is None:
         screen: Screen = context.obj
         command, why = next_step(screen)
-        screen.write(why)
+        screen.paragraph(why)
         screen.write(f"\n  {command}\n", bold=True)
         screen.write("All commands: km --help")
 

@@ -64,7 +64,7 @@ def ask(
     stream.end(asked.answer.text)
     if evidence or (evidence is None and is_terminal(sys.stderr) and not screen.quiet):
         for passage in asked.answer.evidence:
-            screen.remark(render.wrapped(_cited(passage), columns(sys.stderr), indent="  "), dim=True)
+            screen.remark(render.wrapped(_cited(passage), columns(sys.stderr), indent=2), dim=True)
     for note in asked.notes:
         screen.note(note)
     answer = render.as_data(asked.answer)
