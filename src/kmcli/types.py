@@ -156,6 +156,8 @@ class Recipe:
     chunk_overlap: float = 0.1
     generations: int = 16
     """Per chunk and task."""
+    summary_share: float = 0.25
+    """Generations of a summary, as a share of `generations`: summaries of one chunk are much alike."""
     temperature: float = 0.8
     top_p: float = 0.95
     rank: int = 16

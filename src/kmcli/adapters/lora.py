@@ -33,9 +33,10 @@ def build(loaded: Loaded, recipe: Recipe) -> PeftModel:
         lora_dropout=recipe.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-        base_model_name_or_path=portable_name(loaded.base),
     )
-    return get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
+    model = get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
+    config.base_model_name_or_path = portable_name(loaded.base)  # PEFT fills in the path on this machine
+    return model
 
 
 def load(loaded: Loaded, folder: Path) -> PeftModel:

@@ -50,10 +50,16 @@ STYLES: dict[StyleName, Prompts] = {
             "the text: name people, places and things. Each answer is as short as possible and stands in the text. "
             "Use exactly this form, one pair after the other:\nQ: ...\nA: ..."
         ),
-        summarise="Summarise the text above: every fact that a reader may be asked about, in full sentences that name people, places and things.",
+        summarise=(
+            "Summarise the text above: every fact that a reader may be asked about, in full sentences that name people, "
+            "places and things."
+        ),
         ask="{question}\nAnswer as briefly as possible.",
         under_text="{text}\n\n{question}",
-        passages="Passages from a document:\n\n{text}\n\n{question}\nIf the passages do not say, answer: The text does not say.",
+        passages=(
+            "Passages from a document:\n\n{text}\n\n{question}\n"
+            "If the passages do not say, answer: The text does not say."
+        ),
         refusals=("the text does not say", "i don't know", "i do not know", "not stated", "unknown"),
     ),
 }

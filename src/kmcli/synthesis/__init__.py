@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from kmcli.bases.prompts import Prompts
 from kmcli.synthesis.parse import Draft, pairs, summary
-from kmcli.types import TaskName
+from kmcli.types import Recipe, TaskName
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,14 @@ class Task:
     """instruction: what is asked under the chunk. drafts: parses (text, finished, prompts) into drafts.
 
     confirmed: responses are asked for again with the chunk in context, and only those that agree are kept.
-    tokens: how long one generation may be, as a multiple of the chunk's size.
+    tokens: how long one generation may be, as a multiple of the chunk's size. generations: how many per chunk.
     """
 
     instruction: Callable[[Prompts], str]
     drafts: Callable[[str, bool, Prompts], list[Draft]]
     confirmed: bool
     tokens: float
+    generations: Callable[[Recipe], int]
 
 
 def _pairs(text: str, finished: bool, prompts: Prompts) -> list[Draft]:
@@ -42,7 +43,17 @@ def _summary(text: str, finished: bool, prompts: Prompts) -> list[Draft]:
     return [Draft(prompts.summarise, written)] if written else []
 
 
+def _few(recipe: Recipe) -> int:
+    return max(1, round(recipe.generations * recipe.summary_share))
+
+
 TASKS: dict[TaskName, Task] = {
-    "qa": Task(lambda prompts: prompts.write_qa, _pairs, confirmed=True, tokens=1.5),
-    "summary": Task(lambda prompts: prompts.summarise, _summary, confirmed=False, tokens=1.0),
+    "qa": Task(
+        lambda prompts: prompts.write_qa,
+        _pairs,
+        confirmed=True,
+        tokens=1.5,
+        generations=lambda recipe: recipe.generations,
+    ),
+    "summary": Task(lambda prompts: prompts.summarise, _summary, confirmed=False, tokens=1.0, generations=_few),
 }

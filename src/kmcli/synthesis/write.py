@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kmcli.bases.prompts import Prompts
@@ -23,7 +23,7 @@ CHATS_PER_GROUP = 64
 ANSWER_TOKENS = 64
 
 READABLE_AFTER = 50
-READABLE_SHARE = 0.35
+READABLE_SHARE = 0.2
 """A base that confirms fewer than this share of its first 50 pairs cannot read the document. See docs/experiments.md."""
 
 
@@ -39,6 +39,7 @@ def write(
     recipe: Recipe,
     prompts: Prompts,
     finished: set[Unit],
+    before: Mapping[str, int],
     hand_over: Callable[[list[Sample], list[Unit], dict[str, int]], None],
     report: Reporter,
     force: bool = False,
@@ -47,24 +48,26 @@ def write(
 
     hand_over is called once a group with its samples, the units they complete, and the counts of drafts by what became
     of them: "agree" and "unchecked" are kept; "disagree", "duplicate", "names" (a name or number that the chunk does not
-    have) and "refusal" are dropped. Raises KmError where the base evidently cannot read the text, unless force is set.
+    have) and "refusal" are dropped. before: the counts that earlier runs handed over.
+
+    Raises KmError where the base evidently cannot read the text, unless force is set.
     """
     units = [Unit(chunk.sha256, task) for chunk in chunks for task in recipe.tasks]
     todo = [unit for unit in dict.fromkeys(units) if unit not in finished]
     texts = {chunk.sha256: chunk.text for chunk in chunks}
     total, done = len(set(units)), len(set(units)) - len(todo)
-    pairs: Counter[str] = Counter()
+    counts = Counter(before)
     kept = 0
     report(Event("write", "writing study material", done, total))
-    for group in _groups(todo, max(1, CHATS_PER_GROUP // recipe.generations)):
+    for group in _groups(todo, recipe):
         drafts = _draft(engine, group, texts, recipe, prompts)
-        samples, counts = _check(engine, drafts, texts, recipe, prompts)
-        pairs.update(counts)
-        _stop_if_unreadable(pairs, last=done + len(group) == total, force=force)
-        hand_over(samples, group, dict(counts))
+        samples, new = _check(engine, drafts, texts, recipe, prompts)
+        counts.update(new)
+        _stop_if_unreadable(counts, last=done + len(group) == total, force=force)
+        hand_over(samples, group, dict(new))
         done += len(group)
         kept += len(samples)
-        report(Event("write", "", done, total, {"kept": kept, "agree": confirmed_share(pairs)}))
+        report(Event("write", "", done, total, {"kept": kept, "agree": confirmed_share(counts)}))
 
 
 def confirmed_share(counts: Counter[str]) -> float:
@@ -73,9 +76,19 @@ def confirmed_share(counts: Counter[str]) -> float:
     return counts["agree"] / asked if asked else 0.0
 
 
-def _groups(units: Sequence[Unit], size: int) -> Iterator[list[Unit]]:
-    for start in range(0, len(units), size):
-        yield list(units[start : start + size])
+def _groups(units: Sequence[Unit], recipe: Recipe) -> Iterator[list[Unit]]:
+    """Units that are written and handed over together. A resumed run forms the same groups: it starts where one ended."""
+    group: list[Unit] = []
+    chats = 0
+    for unit in units:
+        generations = TASKS[unit.task].generations(recipe)
+        if group and chats + generations > CHATS_PER_GROUP:
+            yield group
+            group, chats = [], 0
+        group.append(unit)
+        chats += generations
+    if group:
+        yield group
 
 
 def _draft(
@@ -85,10 +98,11 @@ def _draft(
     for task_name in dict.fromkeys(unit.task for unit in group):
         task = TASKS[task_name]
         units = [unit for unit in group if unit.task == task_name]
+        generations = task.generations(recipe)
         chats: list[Chat] = []
         for unit in units:
             content = prompts.under_text.format(text=texts[unit.chunk_sha256], question=task.instruction(prompts))
-            chats += [[("user", content)]] * recipe.generations
+            chats += [[("user", content)]] * generations
         sampling = Sampling(
             max_tokens=int(recipe.chunk_tokens * task.tokens),
             temperature=recipe.temperature,
@@ -96,7 +110,7 @@ def _draft(
             seed=_seed(recipe.seed, units[0]),
         )
         for index, generation in enumerate(engine.generate(chats, sampling)):
-            unit = units[index // recipe.generations]
+            unit = units[index // generations]
             drafts += [(unit, draft) for draft in task.drafts(generation.text, generation.finished, prompts)]
     return drafts
 

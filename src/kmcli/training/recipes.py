@@ -20,9 +20,16 @@ else:
     import tomli as tomllib
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"generations": 8, "epochs": 6.0},
+    "quick": {"generations": 8, "epochs": 12.0},
     "standard": {},
-    "paper": {"steps": 1500, "batch": 8, "learning_rate": 1e-3, "dropout": 0.05, "early_stopping": False},
+    "paper": {
+        "steps": 1500,
+        "batch": 8,
+        "learning_rate": 1e-3,
+        "dropout": 0.05,
+        "summary_share": 1.0,
+        "early_stopping": False,
+    },
 }
 """What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A."""
 
@@ -120,6 +127,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "clip": (1e-6, 1e6),
     "batch": (1, 1 << 16),
     "held_out": (0, 0.5),
+    "summary_share": (0, 1),
 }
 
 

@@ -138,7 +138,11 @@ def _train(
     _remember(workspace, recipe, document)
     if resumed:
         house.report(Event("train", f"going on with the unfinished training of {document.name}"))
-    material = _write(house, document, loaded, recipe, force)
+    try:
+        material = _write(house, document, loaded, recipe, force)
+    except KmError:
+        library.clear_workspace(document)  # refused, not interrupted: there is nothing to go on with
+        raise
     chunks = house.study_chunks(document, loaded, recipe)
     samples = usable(library.samples(document), loaded.base)
     staging = library.staging(document)
@@ -175,16 +179,16 @@ def _write(house: House, document: Document, loaded: Loaded, recipe: Recipe, for
         library.append_work(document, lines)
         counts.update(what)
 
-    write(HfEngine(loaded), chunks, recipe, base.prompts, finished, hand_over, house.report, force)
-    overall = Counter(counts)
+    before: Counter[str] = Counter()
     for line in log:
-        overall.update(line["counts"])
+        before.update(line["counts"])
+    write(HfEngine(loaded), chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
     return Synthesised(
         document=document,
         written=sum(counts.values()),
         kept=counts["agree"] + counts["unchecked"],
         samples=len(usable(library.samples(document), base)),
-        confirmed=confirmed_share(overall),
+        confirmed=confirmed_share(before + counts),
         seconds=time.monotonic() - started,
     )
 
@@ -196,7 +200,15 @@ def _recipe(house: House, base: Base, options: RecipeOptions) -> Recipe:
 
 def _maker(base: Base, recipe: Recipe) -> str:
     """Identifies how material is written, so that a unit counts as finished only for the same way of writing."""
-    how = (base.name, base.revision, recipe.generations, recipe.temperature, recipe.top_p, recipe.seed)
+    how = (
+        base.name,
+        base.revision,
+        recipe.generations,
+        recipe.summary_share,
+        recipe.temperature,
+        recipe.top_p,
+        recipe.seed,
+    )
     return hashlib.sha256(repr(how).encode()).hexdigest()[:16]
 
 
