@@ -1,0 +1,36 @@
+# make demo   sets up, then runs the main job on the embedded base model, offline
+# make test   sets up, runs the checks and all tests
+# make check  the checks and tests of `make test`, in the environment that is there
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check lint docs clean
+
+demo: $(INSTALLED)
+	VENV=$(VENV) bash examples/demo.sh
+
+test: check
+
+check: $(INSTALLED) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/ruff check src tests examples bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m kmcli.cli.generate --check
+
+docs: $(INSTALLED)
+	$(BIN)/python -m kmcli.cli.generate
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
