@@ -4,5 +4,14 @@
 |--------|------------------------------------------------------------------|
 | `lora` | low-rank updates of every linear layer (PEFT): a Knowledge Module |
 
-To add one: a module with `build`, `load` and `save` as in `lora`, a row here, its name in `types.AdapterName`.
+To add one: a module with `build`, `load` and `save` as in `lora`, a row in ADAPTERS, its name in `types.AdapterName`.
 """
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from kmcli.adapters import lora
+from kmcli.types import AdapterName
+
+ADAPTERS: dict[AdapterName, ModuleType] = {"lora": lora}

@@ -57,11 +57,13 @@ def load(loaded: Loaded, folder: Path) -> PeftModel:
 
 def save(model: Any, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json into an existing folder."""
-    model.save_pretrained(folder, safe_serialization=True)
+    # Without embeddings: "auto" would ask the hub whether the vocabulary has changed.
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; the library writes a card that says something
     file = folder / CONFIG
     config = json.loads(file.read_text("utf-8"))
     config["inference_mode"] = True
+    config["target_modules"].sort()  # from a set: in another order every time
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -71,6 +73,8 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def portable_name(base: Base) -> str:
-    """What adapter_config.json calls the base: a hub name as it is; the embedded base by name and revision, never a path
-    of this machine."""
-    return f"kmcli/{base.name}@{base.revision}" if base.embedded else base.name
+    """What adapter_config.json calls the base: a hub name as it is; the embedded base, or one in a local folder, by name
+    and revision, never by a path of this machine."""
+    if base.embedded:
+        return f"kmcli/{base.name}@{base.revision}"
+    return f"{base.path.name}@{base.revision}" if Path(base.name).is_absolute() else base.name
