@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kmcli.types import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    Head = Callable[[torch.Tensor], torch.Tensor]
+    Loss = Callable[[torch.Tensor, torch.Tensor, Head, Recipe], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+def distillation(
+    teacher_LND: torch.Tensor, student_LND: torch.Tensor, head: Head, recipe: Recipe
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Deep Context Distillation: the sum of the recipe's two terms, and the terms by name, unweighted.
+
+    head: final hidden states (N, D) to logits (N, V), the same for both sides. Caccia et al. 2025, section 3.1.
+    """
+    kl = forward_kl(head(teacher_LND[-1]).detach(), head(student_LND[-1]))
+    hidden = hidden_distance(teacher_LND, student_LND)
+    return recipe.kl_weight * kl + recipe.hidden_weight * hidden, {"kl": kl, "hidden": hidden}
 
 
 def forward_kl(teacher_logits_NV: torch.Tensor, student_logits_NV: torch.Tensor) -> torch.Tensor:
@@ -12,8 +33,8 @@ def forward_kl(teacher_logits_NV: torch.Tensor, student_logits_NV: torch.Tensor)
     """
     if teacher_logits_NV.shape[0] == 0:
         return student_logits_NV.sum() * 0.0
-    teacher = torch.log_softmax(teacher_logits_NV.float(), dim=-1)
-    student = torch.log_softmax(student_logits_NV.float(), dim=-1)
+    teacher = teacher_logits_NV.float().log_softmax(dim=-1)
+    student = student_logits_NV.float().log_softmax(dim=-1)
     return (teacher.exp() * (teacher - student)).sum(dim=-1).mean()
 
 

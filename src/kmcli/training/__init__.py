@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmcli.errors import KmError
+from kmcli.metrics import normalise
 from kmcli.types import Recipe, Reporter, Sample, View
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def train(
     workspace: where the checkpoint lives while training; one found there is continued. Raises InterruptedRun after Ctrl-C,
     KmError where there is nothing to train on or training diverges.
     """
-    from kmcli.adapters import lora
+    from kmcli.adapters import ADAPTERS
     from kmcli.objectives import OBJECTIVES
     from kmcli.training import loop
 
-    make_view = OBJECTIVES[recipe.objective]
+    adapter = ADAPTERS[recipe.adapter]
+    make_view = OBJECTIVES[recipe.objective].view
     known = [sample for sample in samples if sample.chunk_sha256 in chunks and sample.task in recipe.tasks]
     taught, held = split(known, recipe)
     if not taught:
@@ -44,22 +46,22 @@ def train(
     def views(some: Sequence[Sample]) -> list[View]:
         return [make_view(sample, chunks[sample.chunk_sha256], loaded) for sample in some]
 
-    model = lora.build(loaded, recipe)
+    model = adapter.build(loaded, recipe)
     try:
         metrics = loop.run(model, loaded, views(taught), views(held), recipe, workspace, report)
-        lora.save(model, out)
+        adapter.save(model, out)
     finally:
-        model.unload()  # the base goes back to what it was: the next document uses it
+        model.unload().eval()  # the base goes back to what it was: the next document uses it
     return metrics
 
 
 def split(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """Samples to train on, and held out. By a hash of question and seed, so that material that is added later does not
-    move the old across the line, and the same question about one chunk is never on both sides."""
+    move the old across the line, and a question is never on both sides, whichever chunk it was asked about."""
     taught: list[Sample] = []
     held: list[Sample] = []
     for sample in samples:
-        identity = f"{recipe.seed}\0{sample.chunk_sha256}\0{sample.prompt.casefold()}"
+        identity = f"{recipe.seed}\0{normalise(sample.prompt)}"
         share = int(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 0x1_0000_0000
         (held if share < recipe.held_out and sample.task == "qa" else taught).append(sample)
     return taught, held

@@ -1,6 +1,6 @@
-"""Checkpoints: adapter, optimiser and position, in safetensors and JSON, replaced atomically; and a Ctrl-C that waits.
+"""Checkpoints: adapter, optimiser, best adapter and position, replaced atomically; and a Ctrl-C that waits.
 
-A checkpoint is one file. Its position is in the file's own metadata, so that weights and position can never disagree.
+A checkpoint is one safetensors file with the position, as JSON, in its metadata: they can never disagree.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from kmcli.errors import KmError
+
 CHECKPOINT = "checkpoint.safetensors"
-BEST = "best.safetensors"
 
 
 @dataclass(slots=True)
@@ -33,60 +34,66 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
+def copy(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The parameters as they are now, in main memory."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in parameters.items()}
+
+
+def bring_back(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    """Set the parameters to what `copy` kept."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
 def save(
-    folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.AdamW, progress: Progress
+    folder: Path,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimiser: torch.optim.AdamW,
+    progress: Progress,
+    best: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write a checkpoint into an existing folder."""
-    tensors: dict[str, torch.Tensor] = {}
+    """Write a checkpoint into an existing folder. best: the parameters of progress.best_step; empty where there are none."""
+    tensors = {f"best/{name}": value for name, value in best.items()}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
         for key, value in optimiser.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
-    _write(folder / CHECKPOINT, tensors, {"progress": json.dumps(asdict(progress))})
+            tensors[f"{key}/{name}"] = value.cpu().contiguous()
+    temporary = folder / "checkpoint.tmp"
+    save_file(tensors, temporary, {"progress": json.dumps(asdict(progress))})
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    temporary.replace(folder / CHECKPOINT)
 
 
 def restore(
     folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.AdamW
-) -> Progress | None:
-    """Continue from the folder's checkpoint: fills parameters and optimiser. None where there is no checkpoint."""
+) -> tuple[Progress, dict[str, torch.Tensor]]:
+    """Fill parameters and optimiser from the folder's checkpoint; returns its progress and best parameters.
+
+    Without a checkpoint nothing changes, and progress is that of the start. Raises KmError where it cannot be read.
+    """
     file = folder / CHECKPOINT
     if not file.exists():
-        return None
-    tensors = load_file(file)
-    with safe_open(file, framework="pt") as reader:
-        progress = Progress(**json.loads(reader.metadata()["progress"]))
-    with torch.no_grad():
+        return Progress(), {}
+    try:
+        tensors = load_file(file)
+        with safe_open(file, framework="pt") as reader:
+            progress = Progress(**json.loads(reader.metadata()["progress"]))
+        best = {name: tensors[f"best/{name}"] for name in parameters} if progress.best is not None else {}
+        bring_back(parameters, {name: tensors[f"parameter/{name}"] for name in parameters})
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter/{name}"])
-            state = {
-                key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}/{name}" in tensors
-            }
-            if state:
-                optimiser.state[parameter] = state
-    return progress
-
-
-def save_best(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Keep the adapter as it is now, as the best so far."""
-    _write(folder / BEST, {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}, {})
-
-
-def restore_best(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Bring back the adapter that `save_best` kept."""
-    tensors = load_file(folder / BEST)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-
-
-def _write(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata)
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+            if f"step/{name}" in tensors:  # not where it never had a gradient, as an expert that no token chose
+                optimiser.state[parameter] = {
+                    "step": tensors[f"step/{name}"],
+                    "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
+                }
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        raise KmError(
+            f"the checkpoint {file} is damaged, or of another training.", "Start the training over with --restart."
+        ) from None
+    return progress, best
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from kmcli.bases import Loaded
+from kmcli.errors import ResourceError
 
 
 def scored_states(model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]]) -> torch.Tensor:
@@ -40,11 +41,34 @@ def scored_states(model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], li
 
 
 def logits(model: Any, states_ND: torch.Tensor) -> torch.Tensor:
-    """Logits (N, V) of final hidden states, through the base's own head (and Gemma's soft cap, where there is one)."""
+    """Logits (N, V) of final hidden states, through the base's own head and what its family does to the result."""
     base = causal(model)
     values = base.get_output_embeddings()(states_ND)
-    cap = getattr(base.config, "final_logit_softcapping", None)
-    return torch.tanh(values / cap) * cap if cap else values
+    config = base.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        values = values * scale
+    if scale := getattr(config, "logits_scaling", None):  # Granite
+        values = values / scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        values = torch.tanh(values / cap) * cap
+    return values
+
+
+def check_head(model: Any, loaded: Loaded, row: tuple[list[int], list[bool]]) -> None:
+    """Raise ResourceError where `logits` of `scored_states` are not what the base computes: its family does more."""
+    ids, mask = row
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        mine = logits(model, scored_states(model, loaded, [row])[-1])
+        whole = causal(model)(input_ids=torch.tensor([ids], device=loaded.device), use_cache=False).logits[0]
+    model.train(training)
+    theirs = whole[[index - 1 for index, on in enumerate(mask) if on]]
+    if (mine - theirs).abs().max() > 0.02 * theirs.abs().max():
+        raise ResourceError(
+            f"km cannot train {loaded.base.name}: its {loaded.base.family} head is of a kind that km does not know.",
+            "Choose another base with --model (see km models).",
+        )
 
 
 def causal(model: Any) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
-from kmcli.objectives.losses import forward_kl, hidden_distance
-from kmcli.training.checkpoint import Progress, deferred_interrupt, restore, restore_best, save, save_best
-from kmcli.training.forward import logits, scored_states
+from kmcli.objectives import OBJECTIVES
+from kmcli.training.checkpoint import Progress, bring_back, copy, deferred_interrupt, restore, save
+from kmcli.training.forward import check_head, logits, scored_states
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
 
@@ -26,6 +27,9 @@ CHECKPOINT_EVERY = 50
 EVALUATE_EVERY = 25
 PATIENCE = 4
 """Evaluations without a better held-out loss before training stops early."""
+
+Loss = Callable[[Sequence[int]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+"""The objective on some of the views, by their indices: the loss, and its terms by name."""
 
 
 def run(
@@ -37,53 +41,65 @@ def run(
     folder: Path,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Train the adapter in place; leave it at its best. Returns metrics.
+    """Train the adapter in place; with early stopping leave it at its best. Returns metrics.
 
-    folder: where checkpoints go; a checkpoint found there is continued. Raises InterruptedRun after Ctrl-C, KmError where
-    the loss is no longer a number.
+    folder: where the checkpoint goes; one found there is continued. Raises InterruptedRun after Ctrl-C, KmError where the
+    loss is no longer a number.
     """
     parameters = lora.trainable(model)
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = recipe.steps or math.ceil(recipe.epochs * len(training) / recipe.batch)
-    progress = restore(folder, parameters, optimiser) or Progress()
+    progress, best = restore(folder, parameters, optimiser)
     views = [*training, *held_out]
+    validation = range(len(training), len(views))
+    rows = [(view.student_ids, view.student_mask) for view in views]
+    check_head(model, loaded, rows[0])
     teacher = Teacher(model, loaded, views)
     teacher.precompute(report)
-    validation = range(len(training), len(views))
+    objective = OBJECTIVES[recipe.objective].loss
+    head = partial(logits, model)
+
+    def loss_of(indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        student_LND = scored_states(model, loaded, [rows[i] for i in indices])
+        return objective(teacher.targets(indices), student_LND, head, recipe)
+
     started, first_step = time.monotonic(), progress.step
     model.train()
     with deferred_interrupt() as interrupted:
-        while progress.step < steps and not _stalled(progress, recipe, held_out):
+        while progress.step < steps and not _stalled(progress, recipe):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
             torch.manual_seed(recipe.seed * 1_000_003 + progress.step)  # dropout, the same after a resume
-            batch = batch_of(progress.step, training, recipe)
-            loss, parts = _loss(model, loaded, views, batch, teacher, recipe)
+            loss, terms = loss_of(batch_of(progress.step, training, recipe))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
+            norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
+            # All numbers in one transfer: an accelerator stands still for each.
+            value, length, *parts = torch.stack([loss, norm, *terms.values()]).tolist()
+            if not math.isfinite(value + length):
+                raise _diverged(progress.step + 1, recipe)
             optimiser.step()
             progress.step += 1
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise KmError(
-                    f"training diverged at step {progress.step}: the loss is not a number.",
-                    f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}",
-                )
-            progress.curve.append({"step": progress.step, "loss": value, **parts})
+            progress.curve.append({"step": progress.step, "loss": value, **dict(zip(terms, parts, strict=True))})
             if held_out and (progress.step % EVALUATE_EVERY == 0 or progress.step == steps):
-                _evaluate(model, loaded, views, validation, teacher, recipe, progress, parameters, folder)
-            if interrupted() or progress.step % CHECKPOINT_EVERY == 0:
-                save(folder, parameters, optimiser, progress)
+                progress.last = _evaluate(model, loss_of, views, validation, recipe)
+                if not math.isfinite(progress.last):
+                    raise _diverged(progress.step, recipe)
+                if progress.best is None or progress.last < progress.best:
+                    progress.best, progress.best_step = progress.last, progress.step
+                    best = copy(parameters)
+            stop = interrupted()
+            if stop or progress.step % CHECKPOINT_EVERY == 0:
+                save(folder, parameters, optimiser, progress, best)
             shown = {"loss": value} | ({"held out": progress.last} if progress.last is not None else {})
             report(Event("train", "", progress.step, steps, shown))
-            if interrupted():
+            if stop:
                 raise InterruptedRun(
                     f"stopped at step {progress.step} of {steps}; nothing is lost.",
                     "The same command goes on from there.",
                 )
-    if progress.best is not None:
-        restore_best(folder, parameters)
+    if recipe.early_stopping and best:
+        bring_back(parameters, best)
     model.eval()
     seconds = time.monotonic() - started
     return {
@@ -91,7 +107,7 @@ def run(
         "planned_steps": steps,
         "stopped_early": progress.step < steps,
         "train_loss": progress.curve[-1]["loss"] if progress.curve else None,
-        "held_out_loss": progress.best,
+        "held_out_loss": progress.best if recipe.early_stopping else progress.last,
         "seconds": round(seconds, 3),
         "steps_per_second": round((progress.step - first_step) / seconds, 3) if seconds else None,
         "training_samples": len(training),
@@ -123,49 +139,28 @@ def batch_of(step: int, training: Sequence[View], recipe: Recipe) -> list[int]:
     return batches[torch.randperm(len(batches), generator=random).tolist()[position]]
 
 
-def _loss(
-    model: Any, loaded: Loaded, views: Sequence[View], batch: Sequence[int], teacher: Teacher, recipe: Recipe
-) -> tuple[torch.Tensor, dict[str, float]]:
-    target_LND = teacher.targets(batch)
-    student_LND = scored_states(model, loaded, [(views[i].student_ids, views[i].student_mask) for i in batch])
-    with torch.no_grad():
-        teacher_NV = logits(model, target_LND[-1])
-    kl = forward_kl(teacher_NV, logits(model, student_LND[-1]))
-    hidden = hidden_distance(target_LND, student_LND)
-    loss = recipe.kl_weight * kl + recipe.hidden_weight * hidden
-    return loss, {"kl": float(kl.detach()), "hidden": float(hidden.detach())}
-
-
-def _evaluate(
-    model: Any,
-    loaded: Loaded,
-    views: Sequence[View],
-    validation: range,
-    teacher: Teacher,
-    recipe: Recipe,
-    progress: Progress,
-    parameters: dict[str, torch.nn.Parameter],
-    folder: Path,
-) -> None:
+def _evaluate(model: Any, loss_of: Loss, views: Sequence[View], validation: range, recipe: Recipe) -> float:
+    """The loss on the held-out views, each batch weighted by its scored tokens."""
     model.eval()
-    total, tokens = 0.0, 0
+    total = tokens = 0.0
     with torch.no_grad():
         for start in range(0, len(validation), recipe.batch):
             batch = validation[start : start + recipe.batch]
             scored = sum(sum(views[i].student_mask) for i in batch)
-            total += float(_loss(model, loaded, views, batch, teacher, recipe)[0]) * scored
+            total += float(loss_of(batch)[0]) * scored
             tokens += scored
     model.train()
-    progress.last = total / max(1, tokens)
-    if progress.best is None or progress.last < progress.best:
-        progress.best, progress.best_step = progress.last, progress.step
-        save_best(folder, parameters)
+    return total / tokens
 
 
-def _stalled(progress: Progress, recipe: Recipe, held_out: Sequence[View]) -> bool:
-    return bool(
-        recipe.early_stopping
-        and held_out
-        and progress.best is not None
-        and progress.step - progress.best_step >= PATIENCE * EVALUATE_EVERY
+def _stalled(progress: Progress, recipe: Recipe) -> bool:
+    if not recipe.early_stopping or progress.best is None:
+        return False
+    return progress.step - progress.best_step >= PATIENCE * EVALUATE_EVERY
+
+
+def _diverged(step: int, recipe: Recipe) -> KmError:
+    return KmError(
+        f"training diverged at step {step}: the loss is not a number.",
+        f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}",
     )

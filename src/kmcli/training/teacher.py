@@ -6,7 +6,7 @@ not fit the budget is computed when it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,34 +29,33 @@ class Teacher:
 
     def precompute(self, report: Reporter) -> None:
         """Compute the targets of every view that the budget reaches, longest rows last."""
-        order = sorted(range(len(self.views)), key=lambda i: len(self._row(i)[0]))
         spent = done = 0
-        report(Event("teacher", "reading the document as the teacher", 0, len(order)))
-        for batch in self._batches(order):
+        report(Event("teacher", "reading the document as the teacher", 0, len(self.views)))
+        for batch in self._batches(range(len(self.views))):
             if spent >= self.budget:
                 break
-            for index, target in zip(batch, self._compute(batch), strict=True):
+            for index, target in self._compute(batch):
                 self.kept[index] = target.cpu()
                 spent += target.numel() * target.element_size()
             done += len(batch)
-            report(Event("teacher", "", done, len(order)))
-        report(Event("teacher", "", len(order), len(order)))
+            report(Event("teacher", "", done, len(self.views)))
+        report(Event("teacher", "", len(self.views), len(self.views)))
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
         """States (L, N, D) of several views, their scored tokens one after the other."""
-        missing = [i for i in indices if i not in self.kept]
-        computed = dict(zip(missing, self._compute(missing), strict=True)) if missing else {}
-        parts = [computed[i] if i in computed else self.kept[i].to(self.loaded.device) for i in indices]
-        return torch.cat(parts, dim=1)
+        found = {i: self.kept[i].to(self.loaded.device) for i in indices if i in self.kept}
+        for batch in self._batches([i for i in indices if i not in found]):
+            found.update(self._compute(batch))
+        return torch.cat([found[i] for i in indices], dim=1)
 
-    def _compute(self, indices: Sequence[int]) -> list[torch.Tensor]:
+    def _compute(self, indices: Sequence[int]) -> list[tuple[int, torch.Tensor]]:
         rows = [self._row(i) for i in indices]
         training = self.model.training
         self.model.eval()
-        with torch.inference_mode(), self.model.disable_adapter():
+        with torch.no_grad(), self.model.disable_adapter():
             states = scored_states(self.model, self.loaded, rows)
         self.model.train(training)
-        return [part.clone() for part in states.split([sum(mask) for _, mask in rows], dim=1)]
+        return list(zip(indices, states.split([sum(mask) for _, mask in rows], dim=1), strict=True))
 
     def _row(self, index: int) -> tuple[list[int], list[bool]]:
         view = self.views[index]
@@ -64,11 +63,13 @@ class Teacher:
             raise ValueError("this objective's views have no teacher")
         return view.teacher_ids, view.teacher_mask
 
-    def _batches(self, order: Sequence[int]) -> list[list[int]]:
-        batches: list[list[int]] = [[]]
-        for index in order:
-            width = len(self._row(index)[0])
-            if batches[-1] and width * (len(batches[-1]) + 1) > TOKENS_PER_BATCH:
-                batches.append([])
-            batches[-1].append(index)
-        return batches
+    def _batches(self, indices: Iterable[int]) -> Iterator[list[int]]:
+        """The views in groups of at most TOKENS_PER_BATCH tokens with padding, shortest rows first."""
+        batch: list[int] = []
+        for index in sorted(indices, key=lambda i: len(self._row(i)[0])):
+            if batch and len(self._row(index)[0]) * (len(batch) + 1) > TOKENS_PER_BATCH:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
