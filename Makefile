@@ -17,8 +17,8 @@ check: $(INSTALLED) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
-	$(BIN)/ruff format --check src tests examples bench
-	$(BIN)/ruff check src tests examples bench
+	$(BIN)/ruff format --check src tests examples bench basemodel
+	$(BIN)/ruff check src tests examples bench basemodel
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m kmcli.cli.generate --check
