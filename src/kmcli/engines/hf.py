@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 TOKENS_PER_BATCH = 16_384
 """Prompt and answer tokens of a batch, padding included: bounds memory, and halves when memory runs out."""
 
+PLAIN: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"))
+"""Unsets what a base's generation_config.json may say. A repetition penalty above all: it is on the prompt's words too,
+and an answer is made of them."""
+
 
 class HfEngine:
     name = "hf"
 
     def __init__(self, loaded: Loaded, model: Any = None, adapter: bool = True) -> None:
         """model: a PEFT model over the same base; the base itself where it is None. adapter False switches its off."""
+        if model is None and not adapter:
+            raise ValueError("there is no adapter to switch off")
         self.loaded = loaded
         self.torch_model: Any = model if model is not None else loaded.model
         self.model = loaded.base.name
@@ -49,10 +55,7 @@ class HfEngine:
                 generations = self._batch([prompts[i] for i in batch], sampling)
             except torch.OutOfMemoryError:
                 if size == 1:
-                    raise ResourceError(
-                        "one prompt alone does not fit in the accelerator's memory.",
-                        "Use smaller chunks (--set chunk_tokens=...) or --device cpu.",
-                    ) from None
+                    raise _too_long() from None
                 self.tokens_per_batch //= 2
                 order = batch + order
                 continue
@@ -65,8 +68,11 @@ class HfEngine:
         import torch
 
         torch.manual_seed(sampling.seed)
-        streamer = _Pieces(self.loaded.tokenizer, on_text)
-        (generation,) = self._batch([self.loaded.chat_ids(list(chat))], sampling, streamer)
+        streamer = _Pieces(self.loaded, on_text)
+        try:
+            (generation,) = self._batch([self.loaded.chat_ids(list(chat))], sampling, streamer)
+        except torch.OutOfMemoryError:
+            raise _too_long() from None
         return generation
 
     def _batch_size(self, prompts: list[list[int]], order: list[int], new: int) -> int:
@@ -86,9 +92,9 @@ class HfEngine:
         for row, prompt in enumerate(prompts):  # padded on the left: all rows write at the same position
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        choice = PLAIN | {"do_sample": False}
         if sampling.temperature > 0:
-            choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            choice |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
         with torch.inference_mode(), self._switched():
             output = self.torch_model.generate(
                 input_ids=ids.to(self.loaded.device),
@@ -102,20 +108,17 @@ class HfEngine:
         written: torch.Tensor = output[:, width:].cpu()
         return [self._generation(len(prompt), row.tolist()) for prompt, row in zip(prompts, written, strict=True)]
 
-    def _generation(self, prompt_tokens: int, ids: list[int]) -> Generation:
-        stops = [i for i, token in enumerate(ids) if token in self.loaded.end_ids]
-        finished = bool(stops)
-        if finished:
-            ids = ids[: stops[0]]
-        text = str(self.loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return Generation(text, prompt_tokens, len(ids), finished)
+    def _generation(self, prompt_tokens: int, written: list[int]) -> Generation:
+        ids = _up_to_end(written, self.loaded)
+        text = _decode(ids, self.loaded).strip()
+        return Generation(text, prompt_tokens, len(ids), len(ids) < len(written))
 
 
 class _Pieces:
     """transformers' streamer protocol: hands over text as soon as no later token can change it."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
-        self.tokenizer, self.on_text = tokenizer, on_text
+    def __init__(self, loaded: Loaded, on_text: Callable[[str], None]) -> None:
+        self.loaded, self.on_text = loaded, on_text
         self.ids: list[int] = []
         self.shown = ""
         self.prompt_seen = False
@@ -125,15 +128,34 @@ class _Pieces:
             self.prompt_seen = True
             return
         self.ids.extend(value.reshape(-1).tolist())
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True).lstrip()
+        text = self._text()
         if not text.endswith("\ufffd"):  # half of a character
             self._show(text)
 
     def end(self) -> None:
-        self._show(self.tokenizer.decode(self.ids, skip_special_tokens=True).strip())
+        self._show(self._text())
+
+    def _text(self) -> str:
+        return _decode(
+            _up_to_end(self.ids, self.loaded), self.loaded
+        ).strip()  # white space at the end waits for a word
 
     def _show(self, text: str) -> None:
-        text = text if text.endswith(tuple(" \n")) is False else text.rstrip()  # trailing space waits for a word
         if len(text) > len(self.shown):
             self.on_text(text[len(self.shown) :])
             self.shown = text
+
+
+def _up_to_end(ids: list[int], loaded: Loaded) -> list[int]:
+    return ids[: next((i for i, token in enumerate(ids) if token in loaded.end_ids), len(ids))]
+
+
+def _decode(ids: list[int], loaded: Loaded) -> str:
+    return str(loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _too_long() -> ResourceError:
+    return ResourceError(
+        "one prompt alone does not fit in the accelerator's memory.",
+        "Use smaller chunks (--set chunk_tokens=...) or --device cpu.",
+    )
