@@ -9,9 +9,10 @@ MOST_QUESTION_CHARACTERS = 400
 MOST_ANSWER_CHARACTERS = 600
 
 _LABEL = re.compile(
-    r"^\s*(?:[-*•]\s*)?(?:\d+\s*[.):]\s*)?\**(q|question|a|answer)\s*\d*\**\s*[.:)]\**\s*(.*)$", re.IGNORECASE
+    r"^[\s*•#>-]*(?:\d+\s*[.):][\s*]*)?(q|question|a|answer)\s*\d*\**\s*[.:)]\**\s*(.*)$", re.IGNORECASE
 )
-_WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+")
+_BOLD = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*")
 _SPACE = re.compile(r"\s+")
 
 
@@ -24,7 +25,7 @@ class Draft:
 
 
 def pairs(text: str, finished: bool) -> list[Draft]:
-    """Question-answer pairs in "Q: ... A: ..." form, numbering, bullets and bold allowed, prose between them skipped.
+    """Question-answer pairs in "Q: ... A: ..." form; numbering, bullets, headings and bold allowed, prose between skipped.
 
     An answer ends with its line. The last pair is dropped where the text was cut off (finished is False); empty, overlong
     and repeated pairs are dropped always.
@@ -57,9 +58,10 @@ def summary(text: str, finished: bool) -> str:
 def grounded(question: str, text: str) -> bool:
     """Whether every name and number of a question stands in the text: capitalised words but the first, and digits.
 
-    A small base misspells names that it copies, and a question about something that does not exist teaches an invention.
+    What is joined by an apostrophe or a hyphen counts as several words: "Ann's" is about Ann. A small base misspells names
+    that it copies, and a question about something that does not exist teaches an invention.
     """
-    known = set(_WORD.findall(text.casefold()))
+    known = {word.casefold() for word in _WORD.findall(text)}
     words = _WORD.findall(question)
     return all(
         word.casefold() in known
@@ -69,7 +71,7 @@ def grounded(question: str, text: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    return _SPACE.sub(" ", text).strip().strip("*").strip()
+    return _BOLD.sub(r"\1", _SPACE.sub(" ", text)).strip("* ")
 
 
 def _acceptable(draft: Draft) -> bool:
@@ -77,5 +79,5 @@ def _acceptable(draft: Draft) -> bool:
         0 < len(draft.prompt) <= MOST_QUESTION_CHARACTERS
         and 0 < len(draft.response) <= MOST_ANSWER_CHARACTERS
         and any(character.isalnum() for character in draft.response)
-        and draft.prompt.endswith("?")
+        and draft.prompt.endswith(("?", "？", "؟"))
     )

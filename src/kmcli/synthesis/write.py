@@ -104,7 +104,7 @@ def _draft(
             content = prompts.under_text.format(text=texts[unit.chunk_sha256], question=task.instruction(prompts))
             chats += [[("user", content)]] * generations
         sampling = Sampling(
-            max_tokens=int(recipe.chunk_tokens * task.tokens),
+            max_tokens=min(int(recipe.chunk_tokens * task.tokens), _room(engine, chats[::generations], recipe)),
             temperature=recipe.temperature,
             top_p=recipe.top_p,
             seed=_seed(recipe.seed, units[0]),
@@ -115,18 +115,31 @@ def _draft(
     return drafts
 
 
+def _room(engine: Engine, chats: Sequence[Chat], recipe: Recipe) -> int:
+    """Tokens that the base can still write after the longest of the chats."""
+    room = engine.context - max(map(engine.count, chats))
+    if room < ANSWER_TOKENS:
+        raise KmError(
+            f"chunks of {recipe.chunk_tokens:,} tokens leave no room to write in the {engine.context:,} that the base "
+            "can read at once.",
+            f"Use smaller ones: --set chunk_tokens={engine.context // 3}",
+        )
+    return room
+
+
 def _check(
     engine: Engine, drafts: list[tuple[Unit, Draft]], texts: dict[str, str], recipe: Recipe, prompts: Prompts
 ) -> tuple[list[Sample], Counter[str]]:
     counts: Counter[str] = Counter()
+    refusals = set(map(normalise, prompts.refusals))
     unique: dict[tuple[Unit, str, str], tuple[Unit, Draft]] = {}
     for unit, draft in drafts:
         key = (unit, normalise(draft.prompt), normalise(draft.response))
-        if normalise(draft.response) in map(normalise, prompts.refusals):
+        if normalise(draft.response) in refusals:
             counts["refusal"] += 1
         elif key in unique:
             counts["duplicate"] += 1
-        elif not grounded(draft.prompt, texts[unit.chunk_sha256]):
+        elif not grounded(prompts.question_of(draft.prompt), texts[unit.chunk_sha256]):
             counts["names"] += 1
         else:
             unique[key] = (unit, draft)

@@ -1,0 +1,140 @@
+"""Writing study material in groups: going on after a stop, progress, and giving up on what cannot be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kmcli.engines import Chat, Sampling
+from kmcli.engines.scripted import ScriptedEngine
+from kmcli.errors import KmError
+from kmcli.synthesis import write as room
+from kmcli.synthesis.write import Unit, confirmed_share, write
+from kmcli.types import Chunk, Event, silent
+from synthesis_cases import BARN, BOAT, EMBEDDED, MILL, RECIPE, Made, run, script
+
+# --- groups, and going on ---
+
+
+def test_groups_are_filled_by_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 9)
+    made, _ = run(script(), [MILL, BARN, BOAT], RECIPE)
+    assert [[unit.task for unit in group] for group in made.groups] == [["qa", "summary"]] * 3  # 4 + 2 chats each
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 1)
+    made, _ = run(script(), [MILL, BARN, BOAT], RECIPE)
+    assert [len(group) for group in made.groups] == [1] * 6  # a unit is never torn
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_a_resumed_run_makes_the_same_groups_and_samples(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 5)
+    whole, engine = run(script(), [MILL, BARN, BOAT], RECIPE)
+    assert len(whole.groups) == 6
+    made = Made()
+
+    def dying(*handed: Any) -> None:
+        if len(made.groups) == stop:
+            raise KeyboardInterrupt
+        made.keep(*handed)
+
+    first = ScriptedEngine(script(), 10_000)
+    with pytest.raises(KeyboardInterrupt):
+        write(first, [MILL, BARN, BOAT], RECIPE, EMBEDDED, set(), {}, dying, silent)
+    before = list(made.groups)
+    _, second = run(script(), [MILL, BARN, BOAT], RECIPE, made)
+    assert made.groups == whole.groups
+    assert made.groups[:stop] == before
+    assert made.samples == whole.samples
+    assert made.counts == whole.counts
+    assert second.calls == engine.calls[-len(second.calls) :]  # the same questions to the base, none of the finished
+
+
+def test_what_is_finished_is_not_written_again() -> None:
+    made, _ = run(script(), [MILL, BARN], RECIPE)
+    count = len(made.samples)
+    _, engine = run(script(), [MILL, BARN], RECIPE, made)
+    assert engine.calls == []
+    assert len(made.samples) == count
+    _, engine = run(script(), [MILL, BARN, BOAT], RECIPE, made)  # the document has grown
+    assert all(content.startswith(BOAT.text) for ((_, content),) in engine.calls)
+    assert made.finished == {Unit(chunk.sha256, task) for chunk in (MILL, BARN, BOAT) for task in RECIPE.tasks}
+
+
+def test_a_chunk_that_stands_twice_in_a_document_is_studied_once() -> None:
+    events: list[Event] = []
+    made, _ = run(script(), [MILL, replace(MILL, index=1)], report=events.append)
+    assert made.pairs == [("Who built the mill?", "Ann"), ("When was it built?", "1871")]
+    assert (events[-1].done, events[-1].total) == (1, 1)
+
+
+def test_progress_counts_units_and_shows_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 6)
+    events: list[Event] = []
+    made = Made()
+    made.keep([], [Unit(MILL.sha256, "qa"), Unit(MILL.sha256, "summary")], {"agree": 1, "disagree": 1})
+    run(script(), [MILL, BARN, BOAT], RECIPE, made, report=events.append)
+    assert [(event.stage, event.done, event.total) for event in events] == [("write", n, 6) for n in (2, 4, 6)]
+    assert [event.numbers for event in events] == [
+        {},
+        {"kept": 2, "agree": pytest.approx(2 / 3)},
+        {"kept": 4, "agree": pytest.approx(3 / 4)},
+    ]
+
+
+# --- documents the base cannot read ---
+
+
+def unreadable(share: float) -> Callable[[Chat, Sampling], str]:
+    """Ten new questions a generation, of which the given share is confirmed."""
+    count = 0
+
+    def wrote(chunk: Chunk) -> str:
+        nonlocal count
+        count += 10
+        return "\n".join(f"Q: what of thing {'x' * number}?\nA: right" for number in range(count - 9, count + 1))
+
+    return script(wrote, lambda question: "right" if question.count("x") % 10 < 10 * share else "wrong")
+
+
+def test_an_unreadable_document_stops_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 4)
+    made = Made()
+    with pytest.raises(KmError) as caught:
+        run(unreadable(0.1), [MILL, BARN, BOAT], made=made)
+    assert str(caught.value) == (
+        "this base model cannot read the document: asked again, it agreed with itself on 8 of 80 questions (10%). "
+        "Choose a larger base with --model (see km models), or go on regardless with --force."
+    )
+    assert len(made.groups) == 1  # forty questions were too few to judge by; the second group is not kept
+    forced, _ = run(unreadable(0.1), [MILL, BARN, BOAT], force=True)
+    assert len(forced.finished) == 3
+    assert forced.counts == {"agree": 12, "disagree": 108}
+    assert run(unreadable(0.2), [MILL, BARN, BOAT])[0].counts == {"agree": 24, "disagree": 96}
+
+
+def test_a_short_document_is_judged_at_its_end() -> None:
+    with pytest.raises(KmError, match=r"on 0 of 2 questions \(0%\)"):
+        run(script(answer=lambda question: "wrong"), [MILL])
+    assert run(script(lambda chunk: "nothing"), [MILL])[0].samples == []  # nothing asked, nothing judged
+
+
+@pytest.mark.parametrize(("agreed", "stops"), [(0, True), (20, False)])
+def test_counts_of_earlier_runs_are_judged_too(monkeypatch: pytest.MonkeyPatch, agreed: int, stops: bool) -> None:
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 4)
+    made = Made()
+    made.keep([], [Unit(MILL.sha256, "qa")], {"agree": agreed, "disagree": 30})
+    if stops:
+        with pytest.raises(KmError, match=r"on 4 of 70 questions \(6%\)"):
+            run(unreadable(0.1), [MILL, BARN, BOAT], made=made)
+    else:
+        run(unreadable(0.1), [MILL, BARN, BOAT], made=made)
+        assert made.counts == {"agree": 28, "disagree": 102}
+
+
+def test_the_share_that_is_confirmed() -> None:
+    assert confirmed_share(Counter()) == 0
+    assert confirmed_share(Counter(agree=3, disagree=1, names=50, unchecked=9)) == 0.75
