@@ -114,10 +114,13 @@ def store(key: str, value: str | None) -> Path:
         document.pop(key, None)
     else:
         document[key] = value
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(tomlkit.dumps(document), "utf-8")
-    temporary.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(tomlkit.dumps(document), "utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise KmError(f"{file} cannot be written: {error.strerror}.", "Check its permissions.") from None
     return file
 
 
@@ -129,6 +132,8 @@ def _check(key: str, value: object, origin: str) -> None:
         raise UsageError(
             f"the setting {key!r} must be text in quotes ({origin}).", f'For example: {key} = "{SETTINGS[key].default}"'
         )
+    if not value.strip():
+        raise UsageError(f"the setting {key!r} is empty ({origin}).", f"For example: {SETTINGS[key].default}")
     choices = SETTINGS[key].choices
     if choices and value not in choices:
         raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", "Choose one of " + ", ".join(choices) + ".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"generations": 8, "epochs": 12.0},
     "standard": {},
     "paper": {
+        "chunk_overlap": 0.1,
+        "generations": 16,
+        "summary_share": 1.0,
+        "top_p": 0.8,
+        "rank": 16,
+        "alpha": 16,
+        "dropout": 0.05,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup": 0.06,
         "steps": 1500,
         "batch": 8,
-        "learning_rate": 1e-3,
-        "dropout": 0.05,
-        "summary_share": 1.0,
         "early_stopping": False,
     },
 }
-"""What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A."""
+"""What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A: all that it gives a number
+for but the chunk's size, which is the base's, so that no card can change it."""
 
 _FIXED = ("model", "revision", "format")
 
@@ -40,38 +48,41 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
     """The recipe for a base. Raises UsageError for an unknown preset or key, and for a value of the wrong kind."""
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}.", "Choose one of " + ", ".join(PRESETS) + ".")
-    values: dict[str, Any] = {"chunk_tokens": base.chunk_tokens, **base.recipe, **PRESETS[preset]}
+    values: dict[str, Any] = {"chunk_tokens": base.chunk_tokens}
+    values.update(_known(base.recipe, f"the card of {base.name}"))
+    values.update(PRESETS[preset])
     if file is not None:
-        values.update(_read(file))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes key=value, not {setting!r}.", "For example: --set rank=32")
-        _check_key(key.strip(), "--set")
-        values[key.strip()] = _from_text(key.strip(), text.strip())
-    for key, value in values.items():
-        values[key] = _checked(key, value)
-    return dataclasses.replace(Recipe(model=base.name, revision=base.revision), **values)
+        values.update(_known(_read(file), str(file)))
+    values.update(map(_pair, settings))
+    checked = {key: _checked(key, value) for key, value in values.items()}
+    return dataclasses.replace(Recipe(model=base.name, revision=base.revision), **checked)
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(f"there is no recipe file {file}.", "Check the path.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the recipe file {file} cannot be read: {error}.", "It must be TOML: rank = 16") from None
-    for key in values:
-        _check_key(key, str(file))
-    return values
 
 
-def _check_key(key: str, origin: str) -> None:
+def _pair(setting: str) -> tuple[str, Any]:
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not equals:
+        raise UsageError(f"--set takes key=value, not {setting!r}.", "For example: --set rank=32")
+    _known({key: text}, "--set")
+    return key, _from_text(key, text)
+
+
+def _known(values: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     known = [field.name for field in dataclasses.fields(Recipe) if field.name not in _FIXED]
-    if key not in known:
-        raise UsageError(
-            f"a recipe has no {key!r} ({origin}).", did_you_mean(key, known, "It has " + ", ".join(known) + ".")
-        )
+    for key in values:
+        if key not in known:
+            raise UsageError(
+                f"a recipe has no {key!r} ({origin}).", did_you_mean(key, known, "It has " + ", ".join(known) + ".")
+            )
+    return values
 
 
 def _from_text(key: str, text: str) -> Any:
@@ -93,23 +104,25 @@ def _checked(key: str, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is tuple and isinstance(value, (list, tuple)):
-        unknown = [task for task in value if task not in TASKS]
+        unknown = [task for task in value if task not in list(TASKS)]
         if unknown or not value:
             what = f"there is no task {unknown[0]!r}." if unknown else "a recipe needs at least one task."
             raise UsageError(what, "Choose among " + ", ".join(TASKS) + ".")
-        return tuple(value)
+        return tuple(dict.fromkeys(value))
     choices = _choices(key)
     if choices:
         if value not in choices:
             raise UsageError(f"{value!r} is no {key}.", "Choose one of " + ", ".join(choices) + ".")
         return value
-    example = getattr(Recipe(), key)
+    default = getattr(Recipe(), key)
+    example = ",".join(default) if kind is tuple else str(default).lower()
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         name = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
         raise UsageError(f"{key} must be {name}, not {value!r}.", f"For example: --set {key}={example}")
-    low, high = _LIMITS.get(key, (0, float("inf")))
+    low, high = _LIMITS.get(key, (0, 10**9))
     if isinstance(value, (int, float)) and not low <= value <= high:
-        raise UsageError(f"{key} must lie between {low:g} and {high:g}, not {value:g}.", f"The default is {example}.")
+        hint = f"The default is {example}." if low <= default <= high else "Left out, it is what suits the base."
+        raise UsageError(f"{key} must lie between {low:,} and {high:,}, not {value:,}.", hint)
     return value
 
 
@@ -122,9 +135,10 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "rank": (1, 4096),
     "alpha": (1, 1 << 16),
     "dropout": (0, 0.9),
-    "learning_rate": (0, 1),
+    "learning_rate": (1e-9, 1),
     "warmup": (0, 1),
-    "clip": (1e-6, 1e6),
+    "clip": (1e-6, 10**6),
+    "epochs": (0.01, 10**6),
     "batch": (1, 1 << 16),
     "held_out": (0, 0.5),
     "summary_share": (0, 1),
