@@ -259,7 +259,7 @@ def test_remove_takes_everything_but_the_original(library: Library, tmp_path: Pa
     (library.cache / "base.gguf").write_bytes(b"shared")
     assert library.remove("heron") == document
     assert library.documents() == []
-    assert contents(library.home) == before | {"cache/base.gguf": b"shared"}
+    assert contents(library.home) == before | {"cache/base.gguf": b"shared", "names": b""}
     assert original.read_text() == "The heron waits."
     assert library.check() == []
     with pytest.raises(NotFoundError, match="heron has been removed meanwhile"), library.lock(document, "train"):

@@ -27,11 +27,16 @@ from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, Sample, Sta
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `add` did. was_trained: the document has a Knowledge Module, which is stale now if its text changed."""
+    """What `add` did.
+
+    was_trained: the document has a Knowledge Module, which is stale now if its text changed. was_unfinished: it had an
+    unfinished training, which is gone, because it was of another text.
+    """
 
     document: Document
     action: Literal["added", "unchanged", "updated"]
     was_trained: bool
+    was_unfinished: bool = False
 
 
 class Library:
@@ -131,9 +136,11 @@ class Library:
             if not changed:
                 return Added(document, "unchanged", trained)
             contents.clear(self._layout, document)
-            if document.text_sha256 != known.text_sha256:
-                files.delete(self._layout.workspace(document))  # an unfinished training of a text that is gone
-            return Added(document, "updated", trained)
+            other_text = document.text_sha256 != known.text_sha256
+            unfinished_of_old = other_text and self.state(document) == "interrupted"
+            if other_text:
+                files.delete(self._layout.workspace(document))
+            return Added(document, "updated", trained, unfinished_of_old)
 
     def rename(self, old: str, new: str) -> Document:
         """Raises NotFoundError for `old`, UsageError where `new` is not allowed or taken."""
@@ -233,8 +240,10 @@ class Library:
             files.delete(self._layout.workspace(document))
 
     def staging(self, document: Document) -> Path:
-        """A new empty folder in which to write a module for commit_module."""
-        with files.explained(self.home):
+        """A new empty folder in which to write a module for commit_module. Deletes what a killed training left of one."""
+        with self.lock(document, "train"), files.explained(self.home):
+            for old in self._layout.staging.glob(f"{document.id}-*"):
+                files.delete(old)
             folder = self._layout.staging / f"{document.id}-{secrets.token_hex(4)}"
             folder.mkdir(mode=files.FOLDER_MODE)
             return folder
@@ -271,20 +280,22 @@ class Library:
     # --- locks and damage -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, document: Document, verb: str, wait: float = 0.0) -> Iterator[None]:
+    def lock(self, document: Document, verb: str, wait: float = 0.0) -> Iterator[Document]:
         """Keep other processes from changing the document; they are told that `km verb` of this process is at it.
 
-        Waits up to `wait` seconds, then raises KmError saying who holds it. Raises NotFoundError where the document was
-        removed meanwhile. Taking it again while holding it does nothing.
+        Gives the document as it is now, which may not be as it was listed. Waits up to `wait` seconds, then raises
+        KmError saying who holds it. Raises NotFoundError where the document was removed meanwhile. Taking it again while
+        holding it does nothing.
         """
         if self._locks.holds(document.id):
-            yield
+            yield self._database.document("id", document.id) or document
             return
         with self._locks.hold(document.id, document.name, verb, wait):
-            if self._database.document("id", document.id) is None:
+            current = self._database.document("id", document.id)
+            if current is None:
                 self._locks.forget(document.id)
                 raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
-            yield
+            yield current
 
     def check(self, repair: bool = False) -> list[Finding]:
         """What is damaged or left over; `repair` mends what can be mended without guessing."""
