@@ -18,11 +18,14 @@ from typing import Any
 
 import pytest
 
-from kmcli import workflows
 from kmcli.cli.boundary import main
 from kmcli.compare import Comparison, Row
 from kmcli.export import Checked, Exported
 from kmcli.types import Answer, Document, Event, KnowledgeModule, Passage, Question, Recipe, Score
+from kmcli.workflows.answer import Asked
+from kmcli.workflows.house import House
+from kmcli.workflows.share import ExportReport
+from kmcli.workflows.study import Trained
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202eevil"
 """A title change, a colour, a clear-screen in C1 and a direction override."""
@@ -126,13 +129,13 @@ def module() -> KnowledgeModule:
     return KnowledgeModule("m1", "d1", Path("/tmp/m1"), recipe, metrics, "1" * 64, "2026-11-20T12:00:00+00:00")
 
 
-def trained(name: str = "report") -> workflows.Trained:
-    return workflows.Trained(document(name), module(), False, 190.2, 180, 240, 180)
+def trained(name: str = "report") -> Trained:
+    return Trained(document(name), module(), False, 190.2, 180, 240, 180)
 
 
-def asked(text: str = "In 2024.", notes: tuple[str, ...] = ()) -> workflows.Asked:
+def asked(text: str = "In 2024.", notes: tuple[str, ...] = ()) -> Asked:
     evidence = (Passage("report", "It was founded in 2024 in Oslo.", 3.2, 4),)
-    return workflows.Asked(Answer(text, "km", 40, 8, 0.25, evidence), document(), notes)
+    return Asked(Answer(text, "km", 40, 8, 0.25, evidence), document(), notes)
 
 
 def comparison() -> Comparison:
@@ -147,9 +150,9 @@ def comparison() -> Comparison:
     return Comparison("report", (Question("Who?", ("Ann",)),) * 40, rows, {}, None, None, None, "The KM is better.")
 
 
-def exported(passed: bool = True, skipped: str = "") -> workflows.ExportReport:
+def exported(passed: bool = True, skipped: str = "") -> ExportReport:
     checked = Checked(skipped, passed, ("logits within 0.02",), ())
-    return workflows.ExportReport(document(), True, Exported(Path("report.gguf"), 29_000_000, "F16", 75), checked)
+    return ExportReport(document(), True, Exported(Path("report.gguf"), 29_000_000, "F16", 75), checked)
 
 
 def returning(result: Any) -> Callable[..., Any]:
@@ -163,7 +166,7 @@ def returning(result: Any) -> Callable[..., Any]:
     return workflow
 
 
-def working(house: workflows.House, result: Any) -> Any:
+def working(house: House, result: Any) -> Any:
     """What a workflow reports on its way, in the shape that real ones do."""
     house.report(Event("base", "embedded base"))
     for step in range(1, 101):

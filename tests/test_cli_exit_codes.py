@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from cli_cases import Km, command, document, environment, exported, returning, runner, trained
-from kmcli import errors, workflows
+from kmcli import errors
 from kmcli.errors import InterruptedRun, KmError, NotFoundError, PartlyDone, ResourceError, UsageError
 from kmcli.library import Added
-from kmcli.workflows import AddReport, Failure, TrainReport
+from kmcli.workflows import documents, setup, share, study
+from kmcli.workflows.documents import AddReport
+from kmcli.workflows.house import Failure
+from kmcli.workflows.study import TrainReport
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def km(capsys: pytest.CaptureFixture[str]) -> Km:
 def test_every_error_of_the_family_is_one_line_and_its_code(
     km: Km, monkeypatch: pytest.MonkeyPatch, error: KmError, code: int
 ) -> None:
-    monkeypatch.setattr(workflows, "ls", returning(pickle.loads(pickle.dumps(error))))
+    monkeypatch.setattr(documents, "ls", returning(pickle.loads(pickle.dumps(error))))
     plain = km("ls")
     assert (plain.code, plain.out, plain.err) == (code, "", f"km: {error.message} {error.hint}\n")
     told = km("ls", "--json")
@@ -55,7 +58,7 @@ def test_every_error_of_the_family_is_one_line_and_its_code(
 
 
 def test_a_bug_keeps_its_traceback(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "ls", returning(ZeroDivisionError("by zero")))
+    monkeypatch.setattr(documents, "ls", returning(ZeroDivisionError("by zero")))
     run = km("ls", "--json")
     assert run.code == 1
     assert "Traceback (most recent call last)" in run.err
@@ -65,7 +68,7 @@ def test_a_bug_keeps_its_traceback(km: Km, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ctrl_c_is_130(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "ls", returning(KeyboardInterrupt()))
+    monkeypatch.setattr(documents, "ls", returning(KeyboardInterrupt()))
     run = km("ls")
     assert (run.code, run.out, run.err) == (130, "", "\nkm: stopped.\n")
 
@@ -156,7 +159,7 @@ GOOD = Added(document(), "added", False)
 def test_add_codes(
     km: Km, monkeypatch: pytest.MonkeyPatch, added: tuple[Added, ...], failed: tuple[Failure, ...], code: int
 ) -> None:
-    monkeypatch.setattr(workflows, "add", returning(AddReport(added, failed)))
+    monkeypatch.setattr(documents, "add", returning(AddReport(added, failed)))
     run = km("add", "x")
     assert run.code == code
     assert ("km: bad.pdf is encrypted. Decrypt it.\n" in run.err) == (BAD in failed)
@@ -172,7 +175,7 @@ def test_add_codes(
 )
 def test_train_codes(km: Km, monkeypatch: pytest.MonkeyPatch, done: int, skipped: int, failed: int, code: int) -> None:
     report = TrainReport((trained(),) * done, (BAD,) * failed, (document("old"),) * skipped)
-    monkeypatch.setattr(workflows, "train", returning(report))
+    monkeypatch.setattr(study, "train", returning(report))
     assert km("train", "--all").code == code
     assert km("distill", "--all", "-q", "--json").envelope["command"] == "train"
 
@@ -191,7 +194,7 @@ def test_real_folder_with_a_bad_file(km: Km, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
 def test_export_that_fails_its_check(km: Km, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
-    monkeypatch.setattr(workflows, "export", returning(exported(passed)))
+    monkeypatch.setattr(share, "export", returning(exported(passed)))
     run = km("export")
     assert run.code == code
     assert ("check passed" in run.out) == passed
@@ -200,8 +203,8 @@ def test_export_that_fails_its_check(km: Km, monkeypatch: pytest.MonkeyPatch, pa
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warn", 0), ("bad", 1)])
 def test_doctor(km: Km, monkeypatch: pytest.MonkeyPatch, status: str, code: int) -> None:
-    check = workflows.Check(status, "library", "one file is missing", "km doctor --repair")  # type: ignore[arg-type]
-    monkeypatch.setattr(workflows, "doctor", returning([check]))
+    check = setup.Check(status, "library", "one file is missing", "km doctor --repair")  # type: ignore[arg-type]
+    monkeypatch.setattr(setup, "doctor", returning([check]))
     run = km("doctor")
     assert run.code == code
     assert ("km doctor --repair" in run.out) == (status != "ok")

@@ -28,10 +28,12 @@ from cli_cases import (
     trained,
     working,
 )
-from kmcli import workflows
 from kmcli.cli import render
 from kmcli.library import Added
-from kmcli.workflows import AddReport, Entry, TrainReport
+from kmcli.workflows import answer, documents, share, study
+from kmcli.workflows.answer import Asked
+from kmcli.workflows.documents import AddReport, Entry
+from kmcli.workflows.study import TrainReport
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def km(capsys: pytest.CaptureFixture[str]) -> Km:
 def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
     assert km().out.splitlines()[2] == "  km add FILE"
     entries = [Entry(document("done"), "fresh", module(), 9)]
-    monkeypatch.setattr(workflows, "ls", returning(entries))
+    monkeypatch.setattr(documents, "ls", returning(entries))
     assert km().out.splitlines()[2] == '  km ask done "question"'
     entries.append(Entry(document("old"), "stale", module(), 9))
     assert km().out.splitlines()[2] == "  km train old"
@@ -78,20 +80,20 @@ def test_library_verbs_with_the_real_library(km: Km, tmp_path: Path) -> None:
 
 
 def test_add_says_that_a_module_became_stale(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "add", returning(AddReport((Added(document(), "updated", True),), ())))
+    monkeypatch.setattr(documents, "add", returning(AddReport((Added(document(), "updated", True),), ())))
     run = km("add", "x")
     assert run.out == "updated  report  pdf  12 pages  3,412 words\n"
     assert run.err == "report has changed: its Knowledge Module is stale until km train report.\n"
 
 
 def test_ask_streams_to_stdout_and_keeps_notes_off_it(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ask(house: Any, name: str, question: str, method: str | None, on_text: Any) -> workflows.Asked:
+    def ask(house: Any, name: str, question: str, method: str | None, on_text: Any) -> Asked:
         assert (name, question, method) == ("report", "When?", "rag")
         for piece in ("In ", "", "2024."):
             on_text(piece)
         return asked("In 2024.", ("it is stale.",))
 
-    monkeypatch.setattr(workflows, "ask", ask)
+    monkeypatch.setattr(answer, "ask", ask)
     run = km("ask", "report", "When?", "--method", "rag")
     assert (run.code, run.out, run.err) == (0, "In 2024.\n", "it is stale.\n")
     run = km("ask", "report", "When?", "--method", "rag", "--evidence", "-q")
@@ -113,14 +115,14 @@ def test_ask_streams_to_stdout_and_keeps_notes_off_it(km: Km, monkeypatch: pytes
 
 
 def test_ask_reads_its_question_from_stdin(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "ask", lambda house, name, question, method, on_text: asked(f"You said {question}"))
+    monkeypatch.setattr(answer, "ask", lambda house, name, question, method, on_text: asked(f"You said {question}"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("Who wrote it?\n"))
     assert km("ask", "report").out == "You said Who wrote it?\n"
 
 
 def test_train_summary_and_envelope(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
     report = TrainReport((trained(),), (), (document("old"),))
-    monkeypatch.setattr(workflows, "train", lambda house, *_: working(house, report))
+    monkeypatch.setattr(study, "train", lambda house, *_: working(house, report))
     run = km("train", "report")
     assert run.out == (
         "report: Knowledge Module trained\n"
@@ -133,7 +135,7 @@ def test_train_summary_and_envelope(km: Km, monkeypatch: pytest.MonkeyPatch) -> 
     assert told.envelope["messages"] == [
         "embedded base",
         "page 3 is damaged",
-        "Fresh already: old. --force trains again.",
+        "old is trained already. To train again, add --force.",
         'Next: km ask report "question"',
     ]
     assert told.envelope["data"]["skipped"] == ["old"]
@@ -144,7 +146,7 @@ def test_train_summary_and_envelope(km: Km, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_compare_table(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "compare", returning(comparison()))
+    monkeypatch.setattr(answer, "compare", returning(comparison()))
     assert km("compare", "report").out == (
         "report: 40 questions\n"
         "METHOD  EXACT         F1           TOKENS READ  SECONDS\n"
@@ -161,7 +163,7 @@ def test_compare_table(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_export_that_was_not_checked_says_so_even_when_quiet(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflows, "export", returning(exported(skipped="llama.cpp is not installed.")))
+    monkeypatch.setattr(share, "export", returning(exported(skipped="llama.cpp is not installed.")))
     run = km("export", "-q")
     assert run.out == "report.gguf\n29.0 MB, F16, 75 tensors\n"
     assert run.err == "NOT CHECKED: llama.cpp is not installed.\n"
@@ -190,9 +192,9 @@ def test_models_marks_the_one_in_use(km: Km) -> None:
 @pytest.mark.parametrize("words", [["ls"], ["show", "x"], [""], ["ask", "x", "q", "--evidence"], ["ls", "--json"]])
 def test_hostile_text_reaches_no_terminal(km: Km, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     entry = Entry(document(HOSTILE, source=HOSTILE, tags=(HOSTILE,)), "untrained", None, 0)
-    monkeypatch.setattr(workflows, "ls", returning([entry]))
-    monkeypatch.setattr(workflows, "show", returning(workflows.Shown(entry, {HOSTILE: 3})))
-    monkeypatch.setattr(workflows, "ask", returning(asked(HOSTILE, (HOSTILE,))))
+    monkeypatch.setattr(documents, "ls", returning([entry]))
+    monkeypatch.setattr(documents, "show", returning(documents.Shown(entry, {HOSTILE: 3})))
+    monkeypatch.setattr(answer, "ask", returning(asked(HOSTILE, (HOSTILE,))))
     run = km(*[word for word in words if word])
     assert run.code == 0
     assert not set("\x1b\x07\x9b\u202e") & set(run.out + run.err)

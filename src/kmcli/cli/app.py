@@ -20,7 +20,7 @@ from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from kmcli.workflows import House
+    from kmcli.workflows.house import House
 
 GROUPS = ("Library", "Knowledge Modules", "Use", "Share", "Setup", "Research")
 
@@ -78,9 +78,9 @@ app = typer.Typer(
 @contextmanager
 def opened(screen: Screen, **flags: str | None) -> Iterator[House]:
     """The library and settings for one command, with its progress on the screen until the block ends."""
-    from kmcli import workflows
+    from kmcli.workflows.house import open_house
 
-    with Reporter(screen) as report, workflows.open_house(flags, report) as house:
+    with Reporter(screen) as report, open_house(flags, report) as house:
         yield house
 
 

@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kmcli.cli.screen import Screen
-from kmcli.errors import KmError, PartlyDone
+from kmcli.errors import InterruptedRun, KmError, PartlyDone
 
 if TYPE_CHECKING:
-    from kmcli.workflows import Failure
+    from kmcli.workflows.house import Failure
 
 
-def batch_exit_code(screen: Screen, failed: Sequence[Failure], finished: int) -> int:
-    """Print every failure; the exit code is that of the only input's own error, of PartlyDone, or 1 when all failed."""
+def batch_exit_code(
+    screen: Screen, failed: Sequence[Failure], finished: int, interrupted: InterruptedRun | None = None
+) -> int:
+    """Print every failure; the exit code is that of the only input's own error, of PartlyDone, or 1 when all failed.
+
+    interrupted: Ctrl-C ended the batch, which outranks them.
+    """
     for failure in failed:
         screen.fail(failure.error, failure.source)
+    if interrupted:
+        screen.fail(interrupted)
+        return interrupted.exit_code
     if not failed:
         return 0
     if finished:

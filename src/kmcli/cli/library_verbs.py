@@ -15,7 +15,7 @@ from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from kmcli.types import Document, KnowledgeModule
-    from kmcli.workflows import AddReport, Entry
+    from kmcli.workflows.documents import AddReport, Entry
 
 GROUP = "Library"
 Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only documents with this tag.")]
@@ -34,26 +34,36 @@ def add(
     Reads PDF, DOCX, HTML, EPUB, Markdown, LaTeX and plain text. What is in the library already is skipped, a file that
     has changed updates its document, and a bad file does not stop the others.
     """
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen, model=model) as house:
-        report = workflows.add(house, sources, name, tag or ())
+        report = documents.add(house, sources, name, tag or ())
     screen.table([[added.action, *_described(added.document)] for added in report.added], right=(3, 4), flex=1)
     screen.exit_code = batch_exit_code(screen, report.failed, finished=len(report.added))
     _tell_next(screen, report)
     return [
-        {**document_data(added.document), "action": added.action, "was_trained": added.was_trained}
+        {
+            **document_data(added.document),
+            "action": added.action,
+            "was_trained": added.was_trained,
+            "was_unfinished": added.was_unfinished,
+        }
         for added in report.added
     ]
 
 
 def _tell_next(screen: Screen, report: AddReport) -> None:
-    stale = [added.document.name for added in report.added if added.action == "updated" and added.was_trained]
-    fresh = [added.document.name for added in report.added if added.action == "added"]
-    for name in stale:
-        screen.note(f"{name} has changed: its Knowledge Module is stale until km train {name}.")
-    if fresh:
-        screen.note(f"Next: km train {fresh[0] if len(fresh) == 1 else '--all'}")
+    new: list[str] = []
+    for added in report.added:
+        name = added.document.name
+        if added.action == "updated" and added.was_trained:
+            screen.note(f"{name} has changed: its Knowledge Module is stale until km train {name}.")
+        elif added.action == "added" or added.was_unfinished:
+            new.append(name)
+        if added.was_unfinished:
+            screen.note(f"{name} has changed: its unfinished training was of the old text, and will start anew.")
+    if new:
+        screen.note(f"Next: km train {new[0] if len(new) == 1 else '--all'}")
 
 
 def _described(document: Document) -> list[str]:
@@ -64,10 +74,10 @@ def _described(document: Document) -> list[str]:
 @verb(GROUP, "km ls", "km ls --tag thesis --json")
 def ls(screen: Screen, tag: Tag = None) -> object:
     """List the documents and how their training stands."""
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen) as house:
-        entries = workflows.ls(house, tag)
+        entries = documents.ls(house, tag)
     if entries:
         headers = ["NAME", "STATE", "PAGES", "WORDS", "TRAINED", "SIZE"]
         screen.table([_row(entry) for entry in entries], headers, right=(2, 3, 5))
@@ -91,10 +101,10 @@ def _row(entry: Entry) -> list[str]:
 @verb(GROUP, "km show report")
 def show(screen: Screen, name: Name) -> object:
     """Show one document and its Knowledge Module."""
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen) as house:
-        shown = workflows.show(house, name)
+        shown = documents.show(house, name)
     document, module = shown.entry.document, shown.entry.module
     screen.write(document.name, bold=True)
     screen.facts(
@@ -145,10 +155,10 @@ def mv(
     new: Annotated[str, typer.Argument(metavar="NEW", help="The name it gets.")],
 ) -> object:
     """Rename a document."""
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen) as house:
-        document = workflows.mv(house, old, new)
+        document = documents.mv(house, old, new)
     screen.write(f"{old} is now {document.name}")
     return document_data(document)
 
@@ -163,15 +173,15 @@ def rm(
 
     Their study material goes too. The files that they were read from stay where they are.
     """
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen) as house:
         if not yes:
-            entries = [workflows.show(house, name).entry for name in names]
+            entries = [documents.show(house, name).entry for name in names]
             if not _confirmed(screen, entries):
                 screen.note("Nothing was removed.")
                 return []
-        removed = workflows.rm(house, names)
+        removed = documents.rm(house, names)
     for document in removed:
         screen.write(f"removed {document.name}")
     return [document_data(document) for document in removed]

@@ -15,7 +15,7 @@ from kmcli.cli.library_verbs import document_data, module_data
 from kmcli.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from kmcli.workflows import Trained
+    from kmcli.workflows.study import Trained
 
 Preset = Annotated[
     str | None, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")
@@ -24,8 +24,6 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", hel
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Also where everything is fresh already.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left, and begin again.")]
 
 
 @verb(
@@ -44,8 +42,12 @@ def train(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
-    force: Force = False,
-    restart: Restart = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")
+    ] = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
@@ -53,16 +55,20 @@ def train(
 
     Ctrl-C saves what is done; the same command goes on from there.
     """
-    from kmcli import workflows
+    from kmcli.workflows import study
+    from kmcli.workflows.material import RecipeOptions
 
-    options = workflows.RecipeOptions(preset, recipe, settings or ())
+    options = RecipeOptions(preset, recipe, settings or ())
     with opened(screen, model=model, device=device, preset=preset) as house:
-        report = workflows.train(house, names or [], everything, options, force, restart)
+        report = study.train(house, names or [], everything, options, force, restart)
     for trained in report.trained:
         _tell_trained(screen, trained)
-    screen.exit_code = batch_exit_code(screen, report.failed, len(report.trained) + len(report.skipped))
     if report.skipped:
-        screen.note(f"Fresh already: {', '.join(document.name for document in report.skipped)}. --force trains again.")
+        fresh = [document.name for document in report.skipped]
+        which = f"{fresh[0]} is" if len(fresh) == 1 else f"{len(fresh)} documents are"
+        screen.note(f"{which} trained already. To train again, add --force.")
+    finished = len(report.trained) + len(report.skipped)
+    screen.exit_code = batch_exit_code(screen, report.failed, finished, report.interrupted)
     if report.trained:
         screen.note(f'Next: km ask {report.trained[0].document.name} "question"')
     return {
@@ -122,22 +128,25 @@ def synth(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
-    force: Force = False,
-    restart: Restart = False,
+    force: Annotated[bool, typer.Option("--force", help="Also where the base cannot read the document.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
+    ] = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
     """Write study material only, without training on it."""
-    from kmcli import workflows
+    from kmcli.workflows import material
 
-    options = workflows.RecipeOptions(preset, recipe, settings or ())
+    options = material.RecipeOptions(preset, recipe, settings or ())
     with opened(screen, model=model, device=device, preset=preset) as house:
-        written = workflows.synth(house, names, options, force, restart)
+        report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]
-        for one in written
+        for one in report.written
     ]
     screen.table(rows)
-    if written:
-        screen.note(f"Next: km train {written[0].document.name}")
-    return [{**render.as_data(one), "document": document_data(one.document)} for one in written]
+    screen.exit_code = batch_exit_code(screen, report.failed, len(report.written), report.interrupted)
+    if report.written:
+        screen.note(f"Next: km train {report.written[0].document.name}")
+    return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]

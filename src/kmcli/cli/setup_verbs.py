@@ -23,10 +23,10 @@ CONFIG_WORDS = {"show": (), "get": ("KEY",), "set": ("KEY", "VALUE"), "unset": (
 @verb(GROUP, "km models", "km config set model Qwen/Qwen3-0.6B")
 def models(screen: Screen) -> object:
     """List the base models and which one is in use."""
-    from kmcli import workflows
+    from kmcli.workflows import setup
 
     with opened(screen) as house:
-        entries = workflows.models(house)
+        entries = setup.models(house)
     rows = [
         ["*" if entry.in_use else "", entry.name, render.size(entry.bytes) if entry.bytes else "-", entry.note]
         for entry in entries
@@ -83,10 +83,10 @@ def doctor(
     screen: Screen, repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False
 ) -> object:
     """Check the installation and the library."""
-    from kmcli import workflows
+    from kmcli.workflows import setup
 
     with opened(screen) as house:
-        checks = workflows.doctor(house, repair)
+        checks = setup.doctor(house, repair)
     marks = {"ok": "ok", "warn": "warning", "bad": "BAD"}
     subject = max((len(check.subject) for check in checks), default=0)
     width, indent = columns(sys.stdout), 9 + subject + 2

@@ -15,7 +15,7 @@ from kmcli.errors import KmError
 from kmcli.types import Quant
 
 if TYPE_CHECKING:
-    from kmcli.workflows import ExportReport
+    from kmcli.workflows.share import ExportReport
 
 
 @verb("Share", "km export --gguf", "km export report --gguf --quant Q8_0 -o report.gguf")
@@ -37,10 +37,10 @@ def export(
 
     llama.cpp, Ollama and LM Studio open it. The file is loaded and its answers are compared before it counts as done.
     """
-    from kmcli import workflows
+    from kmcli.workflows import share
 
     with opened(screen) as house:
-        report = workflows.export(house, name, quant, out, not no_check)
+        report = share.export(house, name, quant, out, not no_check)
     _tell_export(screen, report)
     if report.checked is not None and not report.checked.skipped and not report.checked.passed:
         error = KmError(

@@ -40,10 +40,10 @@ def start(
 
 def next_step(screen: Screen) -> tuple[str, str]:
     """The command that a person would run now, and one sentence on why."""
-    from kmcli import workflows
+    from kmcli.workflows import documents
 
     with opened(screen) as house:
-        entries = workflows.ls(house)
+        entries = documents.ls(house)
     if not entries:
         return "km add FILE", "The library is empty. Add a PDF, Word, HTML, EPUB or text file, a folder, or a URL."
     for state, why in (

@@ -53,22 +53,22 @@ def ask(
 
     The answer comes from its Knowledge Module, or by retrieval as long as it has none.
     """
-    from kmcli import workflows
+    from kmcli.workflows import answer
 
     if unquoted:
         raise UsageError("the question has to be one argument.", f'Put it in quotes: km ask {name} "..."')
     question = question if question is not None else _read_question(screen)
     with opened(screen, model=model, device=device) as house:
         stream = _Stream(screen, house.report)
-        asked = workflows.ask(house, name, question, method, stream)
+        asked = answer.ask(house, name, question, method, stream)
     stream.end(asked.answer.text)
     if evidence or (evidence is None and is_terminal(sys.stderr) and not screen.quiet):
         for passage in asked.answer.evidence:
             screen.remark(render.wrapped(_cited(passage), columns(sys.stderr), indent=2), dim=True)
     for note in asked.notes:
         screen.note(note)
-    answer = render.as_data(asked.answer)
-    return {"document": asked.document.name, "question": question, "answer": answer.pop("text"), **answer}
+    data = render.as_data(asked.answer)
+    return {"document": asked.document.name, "question": question, "answer": data.pop("text"), **data}
 
 
 class _Stream:
@@ -120,10 +120,10 @@ def compare(
     device: Device = None,
 ) -> object:
     """Compare Knowledge Module, retrieval, full text and bare base."""
-    from kmcli import workflows
+    from kmcli.workflows import answer
 
     with opened(screen, model=model, device=device) as house:
-        comparison = workflows.compare(house, name, questions)
+        comparison = answer.compare(house, name, questions)
     _tell_comparison(screen, comparison)
     return comparison
 

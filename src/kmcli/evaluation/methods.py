@@ -23,6 +23,30 @@ def build_chat(
     return [("user", METHODS[method].template(prompts).format(text=text, question=question).strip())]
 
 
+def fit(
+    method: Method,
+    engine: Engine,
+    question: str,
+    prompts: Prompts,
+    sampling: Sampling,
+    *,
+    text: str = "",
+    passages: Sequence[Passage] = (),
+) -> tuple[Chat, tuple[Passage, ...]] | None:
+    """What the model reads, and the passages in it; None where it and the answer do not fit in the engine's context.
+
+    `rag` gives up its worst passages until they fit; no other method is asked with less than it wants.
+    """
+    kept = tuple(passages)
+    chat = build_chat(method, question, prompts, text=text, passages=kept)
+    while engine.count(chat) > engine.context - sampling.max_tokens:
+        if method != "rag" or not kept:
+            return None
+        kept = kept[:-1]
+        chat = build_chat(method, question, prompts, passages=kept)
+    return chat, kept
+
+
 def answer_all(
     method: Method,
     engine: Engine,
@@ -36,24 +60,19 @@ def answer_all(
 ) -> list[Answer] | None:
     """An answer per question, in order, or None where the method does not fit in the engine's context.
 
-    text: what `full` reads. passages: what `rag` and `gold` read, per question and best first (empty: nothing). `rag`
-    gives up its worst passages until prompt and answer fit; each answer's evidence is what the model was shown. Any
-    other method is asked all the questions or none, so that its score never means only those that fitted. An answer's
-    seconds are the batch's wall time shared out equally. progress is called with the number of questions answered.
+    text: what `full` reads. passages: what `rag` and `gold` read, per question and best first (empty: nothing). Each
+    answer's evidence is what the model was shown. A method is asked all the questions or none, so that its score never
+    means only those that fitted. An answer's seconds are the batch's wall time shared out equally. progress is called
+    with the number of questions answered.
     """
-    room = engine.context - sampling.max_tokens
     chats: list[Chat] = []
     shown: list[tuple[Passage, ...]] = []
     for question, found in zip(questions, passages or [()] * len(questions), strict=True):
-        kept = tuple(found)
-        chat = build_chat(method, question.question, prompts, text=text, passages=kept)
-        while engine.count(chat) > room:
-            if method != "rag" or not kept:
-                return None
-            kept = kept[:-1]
-            chat = build_chat(method, question.question, prompts, passages=kept)
-        chats.append(chat)
-        shown.append(kept)
+        fitted = fit(method, engine, question.question, prompts, sampling, text=text, passages=found)
+        if fitted is None:
+            return None
+        chats.append(fitted[0])
+        shown.append(fitted[1])
     began = time.perf_counter()
     generations = engine.generate(chats, sampling, progress)
     seconds = (time.perf_counter() - began) / max(1, len(chats))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from kmcli import ingest
 from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
-from kmcli.errors import KmError, UsageError
+from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added
 from kmcli.types import Document, Event, KnowledgeModule, State
 from kmcli.workflows.house import Failure, House
@@ -41,12 +40,19 @@ class Shown:
 
 def add(house: House, sources: Sequence[str], name: str | None = None, tags: Sequence[str] = ()) -> AddReport:
     """Read each source into the library; a folder is each file in it. A source that fails never stops the rest."""
+    from kmcli import ingest  # not needed by the verbs that must be quick
+
     added: list[Added] = []
     failed: list[Failure] = []
     files: list[str] = []
     for source in sources:
         try:
-            files += ingest.expand(source)
+            found = ingest.expand(source)
+            if not found:
+                raise NotFoundError(
+                    f"there is no document in {source}.", "Hidden files and kinds that km does not read do not count."
+                )
+            files += found
         except KmError as error:
             failed.append(Failure(source, error))
     if name is not None and len(files) + len(failed) != 1:
@@ -56,13 +62,16 @@ def add(house: House, sources: Sequence[str], name: str | None = None, tags: Seq
     for done, source in enumerate(files):
         house.report(Event("add", source, done, len(files)))
         try:
-            read = ingest.read(source, sys.stdin.buffer if source == "-" else None, house.report)
-            added.append(house.library.add(read, name, tags))
+            one = house.library.add(ingest.read(source, report=house.report), name, tags)
+            if name is not None and one.action != "added" and one.document.name.casefold() != name.casefold():
+                here = one.document.name
+                house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))
+            added.append(one)
         except KmError as error:
             failed.append(Failure(source, error))
     if files:
         house.report(Event("add", "", len(files), len(files)))
-    if added and house.settings["model"].value == EMBEDDED:
+    if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
         house.report(Event("base", EMBEDDED_NOTICE))
     return AddReport(tuple(added), tuple(failed))
 
@@ -82,10 +91,15 @@ def mv(house: House, old: str, new: str) -> Document:
 
 
 def rm(house: House, names: Sequence[str]) -> list[Document]:
-    """Remove documents and what km made of them; the files they came from stay. All names are checked first."""
-    documents = list({document.id: document for document in map(house.library.find, names)}.values())
-    for document in documents:
-        with house.library.lock(document, "rm"):
+    """Remove documents and what km made of them: all, or none where a name is wrong or a document in use.
+
+    The files that they came from stay.
+    """
+    documents = list(dict.fromkeys(map(house.library.find, names)))
+    with ExitStack() as held:
+        for document in documents:
+            held.enter_context(house.library.lock(document, "rm"))
+        for document in documents:
             house.library.remove(document.name)
     return documents
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import chunk
-from kmcli.errors import KmError
+from kmcli.errors import KmError, NotFoundError
 from kmcli.library import Library
-from kmcli.types import Chunk, Document, Event, Recipe, Reporter, Sample
+from kmcli.retrieval import PASSAGE_TOKENS
+from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,29 @@ class House:
 
     def base(self) -> Base:
         """The base that the settings name."""
-        base = bases.find(self.settings["model"].value, self.report)
-        self.announce(base)
+        return bases.find(self.settings["model"].value, self.report)
+
+    def base_of(self, document: Document, module: KnowledgeModule) -> Base:
+        """The base that a module was trained on, whatever the settings say: its weights fit no other.
+
+        Warns of what to know before the module is used: that it is stale, that --model is not followed.
+        Raises KmError where another version of the base is here, ResourceError where none can be had.
+        """
+        recipe, asked = module.recipe, self.settings["model"]
+        base = bases.find(recipe.model, self.report, recipe.revision)
+        if base.revision != recipe.revision:
+            raise KmError(
+                f"the Knowledge Module of {document.name} was trained on another version of {recipe.model}.",
+                f"Train it on the one that is here: km train {document.name}",
+            )
+        if asked.origin == "flag" and base.name not in (asked.value, os.path.abspath(os.path.expanduser(asked.value))):
+            self.warn(f"--model is not followed: the Knowledge Module of {document.name} fits {base.name} alone")
+        if module.text_sha256 != document.text_sha256:
+            self.warn(f"{document.name} has changed since its Knowledge Module was trained: km train {document.name}")
         return base
+
+    def warn(self, message: str) -> None:
+        self.report(Event("note", message, warning=True))
 
     def announce(self, base: Base) -> None:
         if base.embedded:
@@ -37,6 +59,10 @@ class House:
         """The document in chunks of at most `size` tokens of the base."""
         return chunk(self.library.text(document), size, overlap, counter(loaded))
 
+    def passages(self, document: Document, loaded: Loaded) -> list[Chunk]:
+        """What retrieval searches."""
+        return self.chunks(document, loaded, min(PASSAGE_TOKENS, loaded.base.chunk_tokens))
+
     def study_chunks(self, document: Document, loaded: Loaded, recipe: Recipe) -> list[Chunk]:
         return self.chunks(document, loaded, recipe.chunk_tokens, recipe.chunk_overlap)
 
@@ -47,6 +73,10 @@ class Failure:
 
     source: str
     error: KmError
+
+
+def untrained(document: Document) -> NotFoundError:
+    return NotFoundError(f"{document.name} has no Knowledge Module yet.", f"Make one: km train {document.name}")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Check:
 def models(house: House) -> list[ModelEntry]:
     """The bases that are on this disk: the embedded one, those in the hub's cache, and the one in use."""
     used = house.settings["model"].value
-    entries = [_entry(bases.EMBEDDED, bases.EMBEDDED_FOLDER, "for trying km: offline, 17 MB", used)]
+    entries = [_entry(bases.EMBEDDED, bases.EMBEDDED_FOLDER, "for trying km, works offline", used)]
     entries += [_entry(name, path, "downloaded from the hub", used) for name, path in hub.cached()]
     if not any(entry.in_use for entry in entries):
         local = Path(used).expanduser()

@@ -11,8 +11,7 @@ from kmcli.engines import Chat
 from kmcli.errors import NotFoundError, UsageError
 from kmcli.export import Checked, Exported
 from kmcli.types import Document, Quant
-from kmcli.workflows.answer import base_of
-from kmcli.workflows.house import House, usable
+from kmcli.workflows.house import House, untrained, usable
 
 CHECK_QUESTIONS = 3
 QUANTS: tuple[Quant, ...] = ("F16", "Q8_0")
@@ -37,9 +36,9 @@ def export(house: House, name: str | None, quant: str, out: Path | None, check: 
     if document is None:
         raise NotFoundError("there is no Knowledge Module to export yet.", "Train one: km train NAME")
     module = house.library.module(document)
-    base = base_of(house, document, module)
-    assert module is not None  # base_of refuses a document without one
-    house.announce(base)
+    if module is None:
+        raise untrained(document)
+    base = house.base_of(document, module)
     target = out or Path(f"{document.name}.gguf")
     metadata = {
         "document": document.name,
@@ -49,6 +48,7 @@ def export(house: House, name: str | None, quant: str, out: Path | None, check: 
         "objective": module.recipe.objective,
         "version": kmcli.__version__,
     }
+    house.announce(base)
     exported = exporting.export_gguf(base, module.path, target, wanted, metadata, house.report)
     if not check:
         return ExportReport(document, name is None, exported, None)
