@@ -81,7 +81,7 @@ def check_gguf(
     try:
         library()
     except ResourceError as missing:
-        return Checked(f"The file was not checked: {missing}", False)
+        return Checked(str(missing), False)
     report(Event("export", "checking: loading the base"))
     reference = _reference(base, adapter)
     chats = questions or (PROMPT,)

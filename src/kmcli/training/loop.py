@@ -25,6 +25,8 @@ from kmcli.types import Event, Recipe, Reporter, View
 
 CHECKPOINT_EVERY = 50
 EVALUATE_EVERY = 25
+EVALUATIONS = 24
+"""Held-out evaluations of a run at most, never more often than EVALUATE_EVERY steps: a long run may stand still longer."""
 PATIENCE = 4
 """Evaluations without a better held-out loss before training stops early."""
 
@@ -49,6 +51,7 @@ def run(
     parameters = lora.trainable(model)
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = recipe.steps or math.ceil(recipe.epochs * len(training) / recipe.batch)
+    every = max(EVALUATE_EVERY, steps // EVALUATIONS)
     progress, best = restore(folder, parameters, optimiser)
     views = [*training, *held_out]
     validation = range(len(training), len(views))
@@ -66,7 +69,7 @@ def run(
     started, first_step = time.monotonic(), progress.step
     model.train()
     with deferred_interrupt() as interrupted:
-        while progress.step < steps and not _stalled(progress, recipe):
+        while progress.step < steps and not _stalled(progress, recipe, every):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
             torch.manual_seed(recipe.seed * 1_000_003 + progress.step)  # dropout, the same after a resume
@@ -81,7 +84,7 @@ def run(
             optimiser.step()
             progress.step += 1
             progress.curve.append({"step": progress.step, "loss": value, **dict(zip(terms, parts, strict=True))})
-            if held_out and (progress.step % EVALUATE_EVERY == 0 or progress.step == steps):
+            if held_out and (progress.step % every == 0 or progress.step == steps):
                 progress.last = _evaluate(model, loss_of, views, validation, recipe)
                 if not math.isfinite(progress.last):
                     raise _diverged(progress.step, recipe)
@@ -153,10 +156,10 @@ def _evaluate(model: Any, loss_of: Loss, views: Sequence[View], validation: rang
     return total / tokens
 
 
-def _stalled(progress: Progress, recipe: Recipe) -> bool:
+def _stalled(progress: Progress, recipe: Recipe, every: int) -> bool:
     if not recipe.early_stopping or progress.best is None:
         return False
-    return progress.step - progress.best_step >= PATIENCE * EVALUATE_EVERY
+    return progress.step - progress.best_step >= PATIENCE * every
 
 
 def _diverged(step: int, recipe: Recipe) -> KmError:
