@@ -122,9 +122,14 @@ PLAIN: dict[str, Callable[[random.Random], str]] = {
 }
 
 
+def share_of(text: str) -> float:
+    """A number from 0 to 1 that belongs to a text for ever. Case does not matter."""
+    return int(hashlib.sha256(text.casefold().encode()).hexdigest()[:8], 16) / 0x1_0000_0000
+
+
 def held_out(value: str) -> bool:
-    """Whether a name belongs to evaluation. Case does not matter."""
-    return int(hashlib.sha256(value.casefold().encode()).hexdigest()[:8], 16) / 0x1_0000_0000 < HELD_OUT
+    """Whether a name belongs to evaluation."""
+    return share_of(value) < HELD_OUT
 
 
 def draw(spec: str, r: random.Random, evaluation: bool) -> str:
