@@ -335,7 +335,7 @@ def test_without_llama_cpp_the_check_is_skipped(tmp_path: Path, small: Base, mon
     runtime.library.cache_clear()
     checked = check_gguf(tmp_path / "m.gguf", small, None, "F16", [], silent)
     assert not checked.passed
-    assert "not checked" in checked.skipped
+    assert "llama-cpp-python is not installed" in checked.skipped
     assert "pip install 'kmcli[gguf]'" in checked.skipped
     with pytest.raises(ResourceError, match="not installed"):
         ask_gguf(tmp_path / "m.gguf", QUESTION, 4)
