@@ -18,7 +18,7 @@ def sample(number: int, response: str = "It waits.") -> Sample:
 
 
 def train(library: Library, document: Document, weights: bytes = b"weights", **recipe: int) -> KnowledgeModule:
-    """What a training does at its end: write files into staging, then commit them."""
+    """What a training does at its end: write files into a folder of its own, then commit them."""
     folder = library.staging(document)
     (folder / "adapter_model.safetensors").write_bytes(weights)
     return library.commit_module(document, folder, Recipe(**recipe), {"loss": 0.25})  # type: ignore[arg-type]

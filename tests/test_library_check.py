@@ -60,8 +60,6 @@ def test_a_healthy_library_has_no_findings(library: Library, document: Document)
         (lambda lib, doc: append(folder(lib, doc) / "samples.jsonl", b'{}\n{"'), "is damaged in 1 of its lines"),
         (lambda lib, doc: (folder(lib, doc) / "text-000.md").touch(), "left over from an update"),
         (lambda lib, doc: (folder(lib, doc) / ".0f.tmp").touch(), "left over from an update"),
-        (lambda lib, doc: lib.staging(doc), "heron has a module that was never finished"),
-        (lambda lib, doc: (lib.home / "staging" / "00ff-1").mkdir(), "is left of a document that is gone"),
         (leave_finished_workspace, "heron has files left over from a training that was finished"),
         (
             lambda lib, doc: (lib.module(doc).path / "recipe.json").unlink(),

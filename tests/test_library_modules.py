@@ -99,7 +99,7 @@ def test_a_module_is_recorded_with_recipe_and_metrics(library: Library, document
     assert module.path == library.home / "modules" / module.id
     assert Recipe.from_json(json.loads((module.path / "recipe.json").read_text())) == module.recipe
     assert json.loads((module.path / "metrics.json").read_text()) == {"loss": 0.25}
-    assert list((library.home / "staging").iterdir()) == []
+    assert not (library.home / "documents" / document.id / "training").exists()
 
 
 def test_a_new_module_replaces_the_old_one(library: Library, document: Document) -> None:
@@ -155,7 +155,8 @@ def test_a_commit_that_fails_leaves_the_old_module(
     assert library.state(document) == "interrupted"
     with Library.open(library.home) as again:
         assert again.module(document) == old
-        assert len(again.check(repair=True)) == 1
+        # What was not moved into place belongs to the unfinished training.
+        assert len(again.check(repair=True)) == (0 if step in ("write", "rename") else 1)
         assert again.check() == []
     train(library, document, b"new")
     assert (library.module(document).path / "adapter_model.safetensors").read_bytes() == b"new"
@@ -210,7 +211,6 @@ def test_two_processes_contend_for_a_document(library: Library, document: Docume
         assert [finding.message for finding in library.check(repair=True)] == [
             f"{busy.rstrip('.')} and was not checked."
         ]
-        assert list((library.home / "staging").iterdir()) == []  # what was refused has written nothing
         started = time.monotonic()
         holder.stdin.write("\n")
         holder.stdin.flush()

@@ -85,9 +85,6 @@ class _Inspection:
         if leftovers:
             message = f"{document.name} has files left over from an update that was cut short."
             self.found(message, REPAIR, lambda: contents.clear(self.layout, document))
-        for folder in sorted(self.layout.staging.glob(f"{document.id}-*")):
-            message = f"{document.name} has a module that was never finished: {folder}."
-            self.found(message, REPAIR, partial(files.delete, folder))
         self._samples(document)
         self._module(document)
 
@@ -127,10 +124,6 @@ class _Inspection:
         with self.database.transaction():
             documents = {row["id"] for row in self.database.rows("SELECT id FROM documents")}
             modules = {row["id"] for row in self.database.rows("SELECT id FROM modules")}
-            for folder in sorted(self.layout.staging.iterdir()):
-                if folder.name.partition("-")[0] not in documents:
-                    message = f"a module that was never finished is left of a document that is gone: {folder}."
-                    self.found(message, REPAIR, partial(files.delete, folder))
             for parent, known in ((self.layout.documents, documents), (self.layout.modules, modules)):
                 for orphan in sorted(path for path in parent.iterdir() if path.name not in known):
                     message = f"{orphan} belongs to no document."

@@ -45,11 +45,6 @@ class Layout:
         return self.home / "modules"
 
     @property
-    def staging(self) -> Path:
-        """Modules that are being written: <document id>-<random>."""
-        return self.home / "staging"
-
-    @property
     def locks(self) -> Path:
         return self.home / "locks"
 
@@ -64,7 +59,7 @@ class Layout:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (self.documents, self.modules, self.staging, self.locks, self.cache)
+        return (self.documents, self.modules, self.locks, self.cache)
 
     def document(self, document: Document) -> Path:
         return self.documents / document.id

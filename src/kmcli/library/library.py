@@ -7,7 +7,6 @@ true; then the deletion of what they replace. A crash in between leaves files th
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -161,8 +160,6 @@ class Library:
             with self._database.transaction():
                 self._database.rows("DELETE FROM documents WHERE id = ?", document.id)
             files.delete(self._layout.document(document))
-            for folder in self._layout.staging.glob(f"{document.id}-*"):
-                files.delete(folder)
             if module:
                 files.delete(self._layout.module(module["id"]))
             for path in sorted(self.cache.rglob(f"{document.id}*")):
@@ -240,12 +237,11 @@ class Library:
             files.delete(self._layout.workspace(document))
 
     def staging(self, document: Document) -> Path:
-        """A new empty folder in which to write a module for commit_module. Deletes what a killed training left of one."""
+        """An empty folder in the workspace, in which to write a module for commit_module."""
         with self.lock(document, "train"), files.explained(self.home):
-            for old in self._layout.staging.glob(f"{document.id}-*"):
-                files.delete(old)
-            folder = self._layout.staging / f"{document.id}-{secrets.token_hex(4)}"
-            folder.mkdir(mode=files.FOLDER_MODE)
+            folder = self.workspace(document) / "module"
+            files.delete(folder)
+            files.make_folder(folder)
             return folder
 
     def commit_module(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,24 +84,22 @@ def _train(house: House, document: Document, loaded: Loaded, recipe: Recipe, res
     _remember(workspace, recipe, document)
     if resumed:
         house.report(Event("train", f"going on with the unfinished training of {document.name}"))
-    staging = library.staging(document)
     try:
         material = write_missing(house, document, loaded, recipe, force)
         chunks = house.study_chunks(document, loaded, recipe)
         samples = usable(library.samples(document), loaded.base)
         texts = {chunk.sha256: chunk.text for chunk in chunks}
-        metrics: dict[str, Any] = train_adapter(loaded, samples, texts, recipe, workspace, staging, house.report)
+        out = library.staging(document)
+        metrics: dict[str, Any] = train_adapter(loaded, samples, texts, recipe, workspace, out, house.report)
         metrics |= {"confirmed_share": round(material.confirmed, 4), "chunks": len(chunks)}
-        (staging / "card.md").write_text(_card(document, recipe, metrics), "utf-8")
-        module = library.commit_module(document, staging, recipe, metrics)
+        (out / "card.md").write_text(_card(document, recipe, metrics), "utf-8")
+        module = library.commit_module(document, out, recipe, metrics)
     except (InterruptedRun, ResourceError):
         raise
     except KmError:
-        if list(workspace.iterdir()) == [workspace / RUN]:  # refused before the first checkpoint: nothing to go on with
+        if not any(workspace.glob("checkpoint*")):  # refused before there was anything to go on with
             library.clear_workspace(document)
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # gone already where it was committed
     seconds = time.monotonic() - started
     return Trained(document, module, resumed, seconds, material.kept, material.written, material.samples)
 
