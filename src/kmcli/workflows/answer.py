@@ -68,6 +68,8 @@ def ask(house: House, name: str, question: str, method: str | None, on_text: Cal
         began = time.perf_counter()
         made = engine.stream(chat, SAMPLING, on_text)
         seconds = time.perf_counter() - began
+        if not made.text:
+            notes.append(f"{base.name} wrote nothing in answer")
         if chosen in ("km", "full"):
             evidence = tuple(index.search(f"{question} {made.text}", 1))
     return Asked(Answer(made.text, chosen, made.prompt_tokens, made.tokens, seconds, evidence), document, tuple(notes))

@@ -88,6 +88,11 @@ def _train(house: House, document: Document, loaded: Loaded, recipe: Recipe, res
         material = write_missing(house, document, loaded, recipe, force)
         chunks = house.study_chunks(document, loaded, recipe)
         samples = usable(library.samples(document), loaded.base)
+        if not samples:
+            raise KmError(
+                f"the base wrote nothing about {document.name} that it confirmed itself.",
+                "Choose a larger base with --model (see km models).",
+            )
         texts = {chunk.sha256: chunk.text for chunk in chunks}
         out = library.staging(document)
         metrics: dict[str, Any] = train_adapter(loaded, samples, texts, recipe, workspace, out, house.report)

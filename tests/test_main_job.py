@@ -1,0 +1,86 @@
+"""The main job by real processes: add a PDF, train, ask, and a module that any other PEFT program can load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cli_cases import Km
+from kmcli import bases
+from kmcli.types import silent
+from workflow_cases import EXAMPLES, finish, is_sound, km
+
+__all__ = ["km"]
+
+QUICKLY = ("--set", "generations=1", "--set", "tasks=qa", "--set", "steps=6", "--set", "batch=4")
+
+
+def test_the_main_job(km: Km, km_home: Path) -> None:
+    code, out, err = finish("add", str(EXAMPLES / "harbour.pdf"))
+    assert (code, out) == (0, "added  harbour  pdf  2 pages  680 words\n")
+    assert err.endswith("Next: km train harbour\n")
+
+    code, out, err = finish("train", "harbour", *QUICKLY)
+    assert code == 0, err
+    assert out.startswith("harbour: Knowledge Module trained\n  study material  ")
+    assert "\n  steps           6\n" in out
+    assert err.endswith('Next: km ask harbour "question"\n')
+    told = [line.split("  ")[0] for line in err.splitlines()]
+    assert [stage for stage in dict.fromkeys(told) if stage in ("write", "teacher", "train")] == [
+        "write",
+        "teacher",
+        "train",
+    ]
+    assert "Warning" not in err
+
+    shown = km("show", "harbour", "--json").envelope["data"]
+    assert shown["state"] == "fresh"
+    assert shown["bytes"] == sum(file.stat().st_size for file in Path(shown["module"]["path"]).iterdir())
+    check_folder(Path(shown["module"]["path"]), km_home)
+    assert is_sound(km)
+
+    question = "Who founded Grondal Works?"
+    code, out, err = finish("ask", "harbour", question, "--json")
+    assert code == 0, err
+    assert json.loads(out)["data"]["method"] == "km"
+    assert out.isascii()
+
+
+def check_folder(folder: Path, km_home: Path) -> None:
+    """It explains itself, names nothing of this machine, and plain PEFT loads it."""
+    files = {file.name: file for file in folder.iterdir()}
+    assert sorted(files) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "card.md",
+        "metrics.json",
+        "recipe.json",
+    ]
+    base = bases.find("embedded", silent)
+    recipe = json.loads(files["recipe.json"].read_text())
+    assert (recipe["model"], recipe["revision"], recipe["steps"]) == ("embedded", base.revision, 6)
+    metrics = json.loads(files["metrics.json"].read_text())
+    assert (metrics["steps"], metrics["chunks"]) == (6, 13)
+    assert 0 < metrics["confirmed_share"] <= 1
+    config = json.loads(files["adapter_config.json"].read_text())
+    assert config["base_model_name_or_path"] == f"kmcli/embedded@{base.revision}"
+    card = files["card.md"].read_text()
+    assert f"- Base: embedded, revision {base.revision}." in card
+    for file in folder.iterdir():
+        for path in (km_home, bases.EMBEDDED_FOLDER):
+            assert str(path).encode() not in file.read_bytes(), file
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(bases.EMBEDDED_FOLDER, dtype=torch.float32).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        before = plain(input_ids=ids).logits
+        model = PeftModel.from_pretrained(plain, folder)
+        with_module = model(input_ids=ids).logits
+        with model.disable_adapter():
+            without = model(input_ids=ids).logits
+    assert torch.equal(before, without)
+    assert not torch.allclose(before, with_module, atol=1e-3)

@@ -1,0 +1,226 @@
+"""ask and compare on a library that was really trained: by every method, on every base, and what the person is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from base_cases import pristine
+from cli_cases import Km
+from kmcli import bases
+from workflow_cases import EXAMPLES, NOTES, TINY, entry, km, permits, sentences, trained_home
+
+__all__ = ["km", "permits", "pristine", "trained_home"]
+
+NOTICE = "embedded base: for trying km; for real work see km models\n"
+FOUNDER = "Who founded Grondal Works?"
+QUESTIONS = {
+    FOUNDER: "Stefan Grondal",
+    "Who designed Lumrick 40?": "Yara Kestrim",
+    "How much does Lumrick 40 cost?": "$185",
+    "Which department handles berth permits?": "safety",
+    "Where is the head office of Grondal Works?": "Taldrin",
+}
+
+
+@pytest.fixture
+def harbour(km: Km) -> None:
+    """A document of more tokens than the embedded base can read at once."""
+    assert km("add", str(EXAMPLES / "harbour.pdf")).code == 0
+
+
+# --- by which method
+
+
+def test_the_module_knows_what_the_base_does_not(km: Km, trained_home: Path) -> None:
+    by_km = {question: km("ask", "notes", question).out for question in QUESTIONS}
+    bare = [km("ask", "notes", question, "--method", "bare").out for question in QUESTIONS]
+    assert sum(answer in by_km[question] for question, answer in QUESTIONS.items()) >= 2
+    assert not any(answer in out for answer, out in zip(QUESTIONS.values(), bare, strict=True))
+
+
+def test_before_there_is_a_module(km: Km, permits: Path) -> None:
+    run = km("ask", "permits", "Which department handles berth permits?")
+    assert run.code == 0
+    assert "safety" in run.out
+    assert run.err == NOTICE + "no Knowledge Module yet: answered by retrieval. km train permits makes one.\n"
+    run = km("ask", "permits", "Which department?", "--method", "km")
+    assert run.code == 3
+    assert sentences(run.err) == ["km: permits has no Knowledge Module yet. Make one: km train permits"]
+
+
+@pytest.mark.parametrize("method", ["km", "rag", "full", "bare"])
+def test_the_envelope_of_every_method(km: Km, trained_home: Path, method: str) -> None:
+    run = km("ask", "notes", FOUNDER, "--method", method, "--json")
+    assert run.code == 0
+    data = run.envelope["data"]
+    assert (data["document"], data["question"], data["method"]) == ("notes", FOUNDER, method)
+    assert data["answer"] == km("ask", "notes", FOUNDER, "--method", method).out.removesuffix("\n")
+    assert 0 < data["output_tokens"] <= 128
+    assert data["seconds"] > 0
+    read_alone = data["prompt_tokens"] < 30
+    assert read_alone == (method in ("km", "bare"))
+    evidence = [passage["text"] for passage in data["evidence"]]
+    assert bool(evidence) == (method != "bare")
+    assert all(" ".join(text.split()) in " ".join(NOTES.split()) for text in evidence)
+    assert (method == "rag") <= ("Grondal Works was founded by" in evidence[0] if evidence else False)
+
+
+def test_a_document_that_does_not_fit(km: Km, harbour: None) -> None:
+    run = km("ask", "harbour", "Who is the mayor?", "--method", "full")
+    assert (run.code, run.out) == (1, "")
+    assert sentences(run.err) == [
+        "km: harbour does not fit in the 640 tokens that embedded reads at once. "
+        "Ask by --method rag, or by its Knowledge Module: --method km"
+    ]
+
+
+@pytest.mark.parametrize("method", ["km", "rag", "bare"])
+def test_a_question_that_does_not_fit(km: Km, trained_home: Path, method: str) -> None:
+    run = km("ask", "notes", "Who? " * 600, "--method", method)
+    assert run.code == 1
+    assert sentences(run.err) == [
+        "km: the question does not fit in the 640 tokens that embedded reads at once. Ask a shorter one."
+    ]
+
+
+def test_passages_are_given_up_for_a_long_question(km: Km, harbour: None) -> None:
+    short = km("ask", "harbour", "Who is the mayor of Taldrin?", "--json").envelope["data"]
+    long = km("ask", "harbour", "Taldrin " * 120 + "mayor?", "--json").envelope["data"]
+    assert len(short["evidence"]) == 2
+    assert len(long["evidence"]) < 2
+
+
+def test_nothing_in_common(km: Km, harbour: None) -> None:
+    run = km("ask", "harbour", "Quis custodiet?", "--json")
+    assert run.envelope["messages"][-1] == "no passage of the document has a word of the question in common with it"
+    assert run.envelope["data"]["evidence"] == []
+
+
+def test_page_numbers(km: Km, harbour: None) -> None:
+    run = km("ask", "harbour", "How much do berth permits cost?", "--evidence")
+    assert "  harbour, page 2: Berth permits are handled by" in run.err
+
+
+def test_questions_from_stdin(km: Km, trained_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{FOUNDER}\n"))
+    run = km("ask", "notes")
+    assert run.code == 0
+    assert run.out == km("ask", "notes", FOUNDER).out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert sentences(km("ask", "notes").err) == ['km: the question is empty. For example: km ask notes "Who wrote it?"']
+
+
+def test_a_name_that_almost_exists(km: Km, trained_home: Path) -> None:
+    run = km("ask", "nots", FOUNDER)
+    assert (run.code, sentences(run.err)) == (3, ["km: there is no document 'nots'. Did you mean notes?"])
+
+
+# --- what outranks what
+
+
+def test_a_stale_module_says_so(km: Km, trained_home: Path, tmp_path: Path) -> None:
+    source = Path(entry(km, "notes")["source"])
+    try:
+        source.write_text(NOTES + "\nThe lamp is sold in Gulmar.\n")
+        assert km("add", str(source)).err.endswith(
+            "notes has changed: its Knowledge Module is stale until km train notes.\n"
+        )
+        stale = "warning: notes has changed since its Knowledge Module was trained: km train notes\n"
+        run = km("ask", "notes", FOUNDER, "-q")
+        assert (run.code, run.err) == (0, stale)
+        assert km("ask", "notes", FOUNDER, "-q", "--method", "rag").err == ""
+        assert stale in km("export", "notes", "--no-check", "-o", str(tmp_path / "x.gguf")).err
+    finally:
+        source.write_text(NOTES)
+
+
+def test_the_recipe_outranks_model(km: Km, trained_home: Path, pristine: Path) -> None:
+    answer = km("ask", "notes", FOUNDER).out
+    run = km("ask", "notes", FOUNDER, "--model", str(pristine), "-q")
+    assert (run.code, run.out) == (0, answer)
+    assert run.err == "warning: --model is not followed: the Knowledge Module of notes fits embedded alone\n"
+    km("config", "set", "model", str(pristine))
+    run = km("ask", "notes", FOUNDER, "-q")
+    assert (run.out, run.err) == (answer, "")
+    run = km("ask", "notes", FOUNDER, "--method", "bare", "-q")
+    assert run.out != answer
+
+
+def test_a_module_of_another_version_of_the_base(km: Km, permits: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    own = Path(shutil.copytree(bases.EMBEDDED_FOLDER, tmp_path / "own"))
+    assert km("train", "permits", *TINY, "--model", str(own)).code == 0
+    assert km("ask", "permits", "Who?").code == 0
+    weights = load_file(own / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, own / "model.safetensors", {"format": "pt"})
+    refused = [
+        f"km: the Knowledge Module of permits was trained on another version of {own}. "
+        "Train it on the one that is here: km train permits"
+    ]
+    for words in (["ask", "permits", "Who?"], ["compare", "permits"], ["export", "permits"]):
+        run = km(*words)
+        assert (run.code, sentences(run.err)) == (1, refused)
+    assert km("ask", "permits", "Who?", "--method", "rag").code == 0
+
+
+# --- compare
+
+
+def test_compare_with_a_question_file(km: Km, trained_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    evidence = {"Stefan Grondal": "founded by Stefan Grondal", "$185": "Lumrick 40 costs $185"}
+    lines = [
+        {"question": question, "answer": answer, "evidence": evidence[answer]}
+        for question, answer in QUESTIONS.items()
+        if answer in evidence
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    run = km("compare", "notes", "--questions", str(file), "--json")
+    assert run.code == 0
+    data = run.envelope["data"]
+    rows = {row["method"]: row for row in data["rows"]}
+    assert list(rows) == ["bare", "km", "rag", "full", "gold"]
+    assert all(row["fits"] for row in rows.values())
+    assert rows["bare"]["prompt_tokens"] == rows["km"]["prompt_tokens"] < rows["rag"]["prompt_tokens"]
+    assert rows["bare"]["exact_match"]["mean"] == 0
+    assert [one["answer"]["text"] for one in data["answers"]["km"]] == [
+        km("ask", "notes", line["question"]).out.strip() for line in lines
+    ]
+    table = km("compare", "notes", "--questions", str(file)).out
+    assert table.startswith("notes: 2 questions\nMETHOD")
+    assert data["verdict"] in table
+
+
+def test_compare_with_held_out_questions(km: Km, trained_home: Path) -> None:
+    run = km("compare", "notes", "--json")
+    questions = run.envelope["data"]["questions"]
+    assert questions
+    samples = [
+        json.loads(line) for line in next(trained_home.glob("documents/*/samples.jsonl")).read_text().splitlines()
+    ]
+    assert {(one["question"], one["answers"][0]) for one in questions} <= {
+        (sample["prompt"], sample["response"]) for sample in samples
+    }
+    assert all(one["evidence"] in NOTES for one in questions)
+
+
+def test_compare_what_does_not_fit(km: Km, harbour: None, tmp_path: Path) -> None:
+    questions = str(tmp_path / "questions.csv")
+    Path(questions).write_text("question,answers\nWho is the mayor of Taldrin?,Clara Stalmor||Stalmor\n")
+    assert sentences(km("compare", "harbour").err) == [
+        "km: harbour has no held-out questions, because it has no Knowledge Module yet. "
+        "Train it (km train harbour), or give questions: --questions FILE"
+    ]
+    run = km("compare", "harbour", "--questions", questions)
+    assert run.code == 0
+    assert "\nfull    does not fit\n" in run.out
+    assert "\nfull: prompt and answer do not fit in 640 tokens\n" in run.out
+    assert "\nkm " not in run.out
+    assert km("compare", "harbour", "--questions", "nowhere.jsonl").code == 2

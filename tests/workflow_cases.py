@@ -1,0 +1,133 @@
+"""What the tests of whole commands share: documents that the embedded base reads, and a library trained on one.
+
+Fixtures to import: each one by name, into the module that uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_cases import Km, command, environment, runner
+from kmcli.cli.boundary import main
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+PERMITS = (
+    "Berth permits are handled by the safety department. Berth permits must be requested within 10 days of arrival. "
+    "The fee for berth permits is $75. They are approved by Walter Quendal."
+)
+NOTES = f"""\
+Grondal Works was founded by Stefan Grondal. The firm was established in 1926. Grondal Works is known for its boat \
+engines. It has its head office in Taldrin.
+
+{PERMITS}
+
+Lumrick 40 is a signal lamp for small boats. Lumrick 40 is made by Grondal Works. It was designed by Yara Kestrim. \
+Lumrick 40 went on sale in 2022. The lamp weighs 640 grams. Lumrick 40 costs $185.
+"""
+PROSE = """\
+The engineer on duty, Piotr Lindqvar, saw the pressure drop on his screen at 4.19, but he could not close the two nearest \
+valves from the control room: one had been disconnected during roadworks in 2019 and never reconnected, and the other was \
+seized with rust.
+
+In the laboratory's opinion none of these would have broken the pipe alone. Heavy traffic, which many residents blamed, \
+played no part.
+"""
+"""From examples/report.md: more than the embedded base can read."""
+
+TRAINED = ("--set", "chunk_tokens=64", "--set", "generations=8", "--set", "steps=60", "--set", "batch=8")
+"""Enough to learn NOTES."""
+
+TINY = (
+    "--set",
+    "chunk_tokens=48",
+    "--set",
+    "tasks=qa",
+    "--set",
+    "generations=4",
+    "--set",
+    "steps=2",
+    "--set",
+    "batch=2",
+)
+"""Enough to pass through every stage."""
+
+
+@functools.cache
+def _trained_library(folder: Path) -> Path:
+    home = folder / "trained-library"
+    (folder / "notes.txt").write_text(NOTES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KM_HOME", str(home))
+        assert main(["add", "-q", str(folder / "notes.txt")]) == 0
+        assert main(["train", "-q", "notes", *TRAINED]) == 0
+    return home
+
+
+@pytest.fixture
+def trained_home(km_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library of the test's own with the trained document `notes`: trained once for all, and copied."""
+    return Path(shutil.copytree(_trained_library(tmp_path_factory.getbasetemp()), km_home))
+
+
+@pytest.fixture
+def km(capsys: pytest.CaptureFixture[str]) -> Km:
+    return runner(capsys)
+
+
+@pytest.fixture
+def permits(km: Km, tmp_path: Path) -> Path:
+    """The file of the document `permits`, one paragraph, added and not trained."""
+    file = tmp_path / "permits.txt"
+    file.write_text(PERMITS)
+    assert km("add", str(file)).code == 0
+    return file
+
+
+def entry(km: Km, name: str) -> dict[str, Any]:
+    """A document as `km show --json` gives it."""
+    run = km("show", name, "--json")
+    assert run.code == 0
+    return dict(run.envelope["data"])
+
+
+def sentences(errors: str) -> list[str]:
+    """The errors among the lines of stderr. A traceback has no place there."""
+    assert "Traceback" not in errors
+    return [line for line in errors.splitlines() if line.startswith("km: ")]
+
+
+def is_sound(km: Km) -> bool:
+    run = km("doctor", "--json")
+    library = [check for check in run.envelope["data"] if check["subject"] == "library"]
+    return run.code == 0 and len(library) == 1 and library[0]["message"].startswith("sound: ")
+
+
+def start(*words: str, **changes: str) -> subprocess.Popen[str]:
+    """km in a process of its own, in the test's library."""
+    return subprocess.Popen(
+        command(*words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**changes),
+    )
+
+
+def finish(*words: str, **changes: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of km run to its end in a process of its own."""
+    process = start(*words, **changes)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {os.path.relpath(file, folder): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
