@@ -2,8 +2,9 @@
 
 import os
 
-# torch's threads spin while they wait for each other, and then lose a factor of ten and more where another program uses
-# the processor too; asleep they lose next to nothing. Read once, when torch is first imported.
+# torch's threads spin while they wait for each other, and then lose a factor of ten where another program uses the
+# processor too. A short spin, then sleep, costs nothing on a quiet machine (docs/experiments.md). Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
