@@ -3,7 +3,7 @@
 import os
 
 # torch's threads spin while they wait for each other, and then lose a factor of ten where another program uses the
-# processor too. A short spin, then sleep, costs nothing on a quiet machine (docs/experiments.md). Read when torch is imported.
+# processor too. A short spin, then sleep, costs nothing on a quiet machine: docs/experiments.md. Set before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
