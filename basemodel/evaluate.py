@@ -81,7 +81,7 @@ class Evaluation:
         print(f"FIGURE closed_book_not_known {unknown:.3f}  # n={len(cases)}")
 
     def writing(self, materials: Sequence[Material]) -> None:
-        """Share of generations that parse into pairs, and of pairs whose answer is the one that the facts give."""
+        """Share of generations that parse into pairs, and of pairs whose answer stands in the text and is confirmed."""
         sampling = Sampling(max_tokens=256, temperature=0.7, top_p=0.95)
         made = self.engine.generate([self.under(m.text, self.prompts.write_qa) for m in materials], sampling)
         written = [pairs(one.text, one.finished) for one in made]
@@ -94,7 +94,7 @@ class Evaluation:
         print(f"FIGURE pairs_supported {supported:.3f}  # stands in the text and is confirmed, n={len(drafts)} pairs")
 
     def summarising(self, materials: Sequence[Material]) -> None:
-        """Share of facts whose value a summary has, and of summary sentences whose content words are all in the text."""
+        """Share of facts whose value a summary has. Whether its sentences are true is not measured."""
         made = self.engine.generate(
             [self.under(m.text, self.prompts.summarise) for m in materials], Sampling(max_tokens=256)
         )

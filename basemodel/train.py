@@ -14,7 +14,7 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty
@@ -106,7 +106,7 @@ def loss_of(
 
 def batches(
     tokenizer: Path, data: Path | None, length: int, size: int, seed: int, easy: bool, workers: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Endless batches (size, length + 1) of ids and weights, made by `workers` processes."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue(maxsize=8)
@@ -223,9 +223,15 @@ def train(arguments: argparse.Namespace) -> None:
     core: Any = torch.compile(model.model) if arguments.compile else model.model
     began, step = time.monotonic(), 0
     easy = seen / arguments.tokens < EASY_SHARE
-    source = batches(
-        arguments.tokenizer, arguments.data, arguments.length, arguments.rows, seen // 1000 + 1, easy, arguments.workers
-    )
+
+    def start(seen: int, easy: bool) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+        """Batches of its own for each place in the run."""
+        seed = seen // 1000 + 1
+        return batches(
+            arguments.tokenizer, arguments.data, arguments.length, arguments.rows, seed, easy, arguments.workers
+        )
+
+    source = start(seen, easy)
     while seen < arguments.tokens and time.monotonic() - began < 60 * arguments.minutes:
         ids_array, weights_array = next(source)
         ids = torch.from_numpy(ids_array.astype(np.int64)).to(arguments.device)
@@ -244,18 +250,10 @@ def train(arguments: argparse.Namespace) -> None:
             speed = step * arguments.rows * arguments.length / (time.monotonic() - began)
             print(f"{seen / 1e6:.1f}M tokens  answers {float(answers):.3f}  {speed:,.0f} tokens/s", flush=True)
         if easy and seen / arguments.tokens >= EASY_SHARE:
-            source.close()  # type: ignore[attr-defined]
+            source.close()
             easy = False
-            source = batches(
-                arguments.tokenizer,
-                arguments.data,
-                arguments.length,
-                arguments.rows,
-                seen // 1000 + 1,
-                easy,
-                arguments.workers,
-            )
-    source.close()  # type: ignore[attr-defined]
+            source = start(seen, easy)
+    source.close()
     save(arguments.out, model, chosen, seen, arguments.tokenizer)
 
 
