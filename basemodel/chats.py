@@ -1,103 +1,53 @@
-"""Conversations to train on: a text and what is asked about it, from three sources, by the one prompt table of km.
-
-    world      documents of the template world (world.py): any number of them
-    authored   documents written by hand, filled with values (slots.py)
-    natural    passages and questions that people wrote, from data files (openly licensed; not part of the repository)
+"""Conversations to train on: a text and what is asked about it, by the one prompt table of km.
 
 A conversation is a list of turns (role, content). Its first turn holds the text, or several passages of which one matters,
-or, rarely, no text at all: then the honest answer is that one does not know.
+or, rarely, no text at all: then the honest answer is that one does not know. A turn of the role "prose" is text alone.
 """
 
 from __future__ import annotations
 
-import json
-import lzma
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Literal
 
-from basemodel import slots, values, world
+from basemodel.material import OTHER_SOURCES, SOURCES, Material, authored, from_authored, from_world
+from basemodel.windows import cut, pieces
 from kmcli.bases.prompts import STYLES
 
 PROMPTS = STYLES["embedded"]
 NOT_STATED, NOT_KNOWN = "The text does not say.", "I don't know."
-HELD_OUT_KINDS = ("museum", "logbook", "legend")
-"""Kinds of authored documents that no training sees."""
-HELD_OUT_SHARE = 0.06
-"""Of the other kinds, this share of the documents is held out too, drawn by name: more documents never move old ones."""
+Scale = Literal["short", "middle", "long"]
+WORDS: dict[Scale, tuple[int, int]] = {"short": (20, 105), "middle": (60, 220), "long": (150, 520)}
+"""Of the text of a conversation: least and most words."""
+QUESTIONS: dict[Scale, tuple[int, ...]] = {"short": (2, 3, 4, 5), "middle": (4, 5, 6, 8), "long": (6, 8, 10, 14)}
 
 Turn = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """A text and what is known about it. questions: (question, answer); unknown: questions that it does not answer."""
-
-    text: str
-    questions: tuple[tuple[str, str], ...]
-    unknown: tuple[str, ...]
-    summary: str
-
-
-def from_world(r: random.Random, things: int, facts: int, evaluation: bool = False) -> Material:
-    """A document of the template world; its summary says most facts again, in other words."""
-    made = world.make(r, things, facts, evaluation)
-    told = [fact for fact in made.facts if r.random() < 0.85] or list(made.facts[:1])
-    return Material(
-        made.text,
-        tuple((r.choice(fact.asked), fact.value) for fact in made.facts),
-        made.unknown,
-        " ".join(r.choice(fact.said) for fact in told),
-    )
-
-
-def from_authored(document: slots.Authored, r: random.Random, evaluation: bool = False) -> Material:
-    made = slots.fill(document, r, evaluation)
-    known = tuple((question, answers[0]) for question, answers in made.questions if answers[0] != "NOT STATED")
-    unknown = tuple(question for question, answers in made.questions if answers[0] == "NOT STATED")
-    return Material(made.text, known, unknown, " ".join(made.summary))
-
-
-def authored(held_out: bool) -> list[slots.Authored]:
-    """The documents to train on, or those that are kept for evaluation."""
-    return [document for document in slots.load() if _held(document) == held_out]
-
-
-def _held(document: slots.Authored) -> bool:
-    kind = document.name.rsplit("-", 1)[0]
-    return kind in HELD_OUT_KINDS or values.share_of(document.name) < HELD_OUT_SHARE
-
-
-def natural(file: Path, held_out: bool) -> list[Material]:
-    """Passages with questions from an rc.jsonl.xz: {"passage", "held_out", "qa": [[question, answer or answers], ...]}."""
-    found = []
-    with lzma.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if bool(row["held_out"]) != held_out:
-                continue
-            pairs = [(pair[0], pair[1] if isinstance(pair[1], str) else pair[1][0]) for pair in row["qa"]]
-            kept = tuple((question, answer) for question, answer in pairs if 0 < len(answer) < 160)
-            if kept:
-                found.append(Material(row["passage"], kept, (), ""))
-    return found
-
-
-def conversation(material: Material, others: Sequence[Material], r: random.Random) -> list[Turn]:
-    """A conversation about a text: several questions, sometimes the writing of pairs or of a summary.
+def conversation(material: Material, others: Sequence[Material], r: random.Random, scale: Scale) -> list[Turn]:
+    """A conversation about a text: something to write about it first, sometimes, and then questions.
 
     others: texts to choose wrong passages from, as retrieval brings them.
     """
-    if r.random() < 0.04:
+    if material.questions and r.random() < 0.03:
         asked = r.sample(material.questions, k=min(3, len(material.questions)))
         return [turn for question, _ in asked for turn in (("user", question), ("assistant", NOT_KNOWN))]
     text = material.text
-    if others and r.random() < 0.2:
-        passages = [text, *(other.text for other in r.sample(list(others), k=min(len(others), r.randint(1, 4))))]
+    if others:
+        passages = [text, *(other.text for other in others)]
         r.shuffle(passages)
-        text = "\n\n".join(passages)
-    exchanges = [_exchange(material, r) for _ in range(r.choice((1, 3, 4, 5, 6, 8)))]
+        text = r.choice(("\n\n", "\n\n", "\n...\n")).join(passages)
+    exchanges: list[tuple[str, str]] = []
+    rest = list(material.questions)
+    if not others and r.random() < 0.35:
+        exchanges, rest = _written(material, r)
+    r.shuffle(rest)
+    asked = [*rest[: r.choice(QUESTIONS[scale])]]
+    unknown = [(question, NOT_STATED) for question in material.unknown]
+    if unknown and r.random() < 0.5:
+        asked += r.sample(unknown, k=min(len(unknown), r.choice((1, 1, 2)) if asked else 2))
+        r.shuffle(asked)
+    exchanges += asked
     turns: list[Turn] = []
     for prompt, answer in dict(exchanges).items():  # nothing is asked twice
         content = prompt if turns else PROMPTS.under_text.format(text=text, question=prompt)
@@ -105,39 +55,89 @@ def conversation(material: Material, others: Sequence[Material], r: random.Rando
     return turns
 
 
-def _exchange(material: Material, r: random.Random) -> tuple[str, str]:
+def _written(material: Material, r: random.Random) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Something written about the text, and the questions that are left to ask. Empty where the text yields nothing."""
+    questions = list(material.questions)
     way = r.random()
-    if way < 0.14 and len(material.questions) > 2:
-        chosen = sorted(r.sample(range(len(material.questions)), k=min(len(material.questions), r.randint(3, 8))))
-        pairs = [material.questions[index] for index in chosen]  # in the text's own order: easier for a small model
-        return PROMPTS.write_qa, "\n".join(f"Q: {question}\nA: {answer}" for question, answer in pairs)
-    if way < 0.24 and material.summary:
-        return PROMPTS.summarise, material.summary
-    if way < 0.32 and material.unknown:
-        return r.choice(material.unknown), NOT_STATED
-    return r.choice(material.questions)
+    if way < 0.34 and len(questions) > 1:
+        picked = sorted(r.sample(range(len(questions)), k=min(len(questions), r.randint(3, 8))))
+        pairs = [questions[index] for index in picked]  # in the text's own order: easier for a small model
+        rest = [question for index, question in enumerate(questions) if index not in picked]
+        return [(PROMPTS.write_qa, "\n".join(f"Q: {question}\nA: {answer}" for question, answer in pairs))], rest
+    if way < 0.54 and material.said:
+        return [(PROMPTS.summarise, material.summary)], questions
+    if way < 0.66 and questions:
+        chosen = r.sample(questions, k=min(2, len(questions)))
+        asked = [(PROMPTS.question_for.format(answer=answer), question) for question, answer in chosen]
+        return asked, [pair for pair in questions if pair not in chosen]
+    if way < 0.72 and questions:
+        chosen = r.sample(questions, k=1)
+        return [(PROMPTS.question, chosen[0][0])], [pair for pair in questions if pair not in chosen]
+    if way < 0.79 and material.unknown:
+        some = r.sample(material.unknown, k=min(4, len(material.unknown)))
+        return [(PROMPTS.unanswerable, "\n".join(some))], questions
+    if way < 0.87 and material.names:
+        return [(PROMPTS.entities, "\n".join(material.names))], questions
+    if material.names:
+        return [_told(material, r)], questions
+    return [], questions
+
+
+def _told(material: Material, r: random.Random) -> tuple[str, str]:
+    """What the text says about a name, or about two: its own sentences, or those of its summary."""
+    sentences = r.choice(([s for s, _ in material.said], [piece.strip() for piece in pieces(material.text)]))
+    first = r.choice(material.names)
+    if len(material.names) > 1 and r.random() < 0.5:
+        first, second = r.sample(material.names, k=2)
+        both = [s for s in sentences if first in s and second in s]
+        return PROMPTS.relation.format(first=first, second=second), " ".join(both[:2]) or NOT_STATED
+    told = [s for s in sentences if first in s]
+    return PROMPTS.about.format(entity=first), " ".join(told[:4]) or NOT_STATED
 
 
 class Mixture:
-    """An endless stream of conversations. shares: of world, authored and natural, in this order; easy: short texts only."""
+    """An endless stream of conversations. shares: of world, authored, natural and prose, in this order."""
 
-    def __init__(self, seed: int, shares: tuple[float, float, float], natural_rows: Iterable[Material] = ()) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shares: tuple[float, float, float, float],
+        natural: Sequence[Material] = (),
+        prose: Sequence[str] = (),
+    ) -> None:
         self.random = random.Random(seed)
-        self.shares = shares
-        self.authored = authored(held_out=False)
-        self.natural = list(natural_rows)
-
-    def next(self, easy: bool) -> list[Turn]:
-        r = self.random
-        source = r.choices(("world", "authored", "natural"), self.shares)[0]
-        if source == "natural" and self.natural:
-            return conversation(r.choice(self.natural), r.sample(self.natural, k=min(4, len(self.natural))), r)
-        if source == "authored":
-            return conversation(from_authored(r.choice(self.authored), r), self._some_world(), r)
-        things, facts = (
-            (r.choice((1, 1, 2)), r.choice((2, 3, 4))) if easy else (r.choice((1, 2, 2, 3, 3, 4, 6)), r.randint(2, 8))
+        self.shares = tuple(
+            share if there else 0.0 for share, there in zip(shares, (True, True, natural, prose), strict=True)
         )
-        return conversation(from_world(r, things, facts), self._some_world(), r)
+        self.authored = authored(held_out=False)
+        self.prose = prose
+        groups: dict[str, list[Material]] = {}
+        for row in natural:
+            groups.setdefault(row.source, []).append(row)
+        self.natural = list(groups.values())
+        self.weights = [SOURCES.get(source, OTHER_SOURCES) for source in groups]
 
-    def _some_world(self) -> list[Material]:
-        return [from_world(self.random, self.random.randint(1, 2), self.random.randint(2, 5)) for _ in range(2)]
+    def next(self, scale: Scale) -> list[Turn]:
+        r = self.random
+        source = r.choices(("world", "authored", "natural", "prose"), self.shares)[0]
+        low, high = WORDS[scale]
+        if source == "prose":
+            return [("prose", cut(Material(r.choice(self.prose), ()), high, r).text)]
+        words = r.randint(low, high)
+        several = 0 if r.random() > 0.15 else r.randint(1, 1 if scale == "short" else 4)
+        draw = {"world": self._world, "authored": self._authored, "natural": self._natural}[source]
+        made = [draw(words // (several + 1)) for _ in range(several + 1)]
+        turns = conversation(made[0], made[1:], r, scale)
+        return turns or self.next(scale)
+
+    def _world(self, words: int) -> Material:
+        facts = self.random.randint(2, 8)
+        return from_world(self.random, max(1, round(words / (9 * facts) * self.random.uniform(0.5, 1.2))), facts)
+
+    def _authored(self, words: int) -> Material:
+        r = self.random
+        return cut(from_authored(r.choice(self.authored), r), words, r)
+
+    def _natural(self, words: int) -> Material:
+        r = self.random
+        return cut(r.choice(r.choices(self.natural, self.weights)[0]), max(words, 40), r)

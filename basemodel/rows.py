@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
-from basemodel.chats import Mixture, Turn
+from basemodel.chats import Mixture, Scale, Turn
 
 PAD, START, END = 0, 1, 2
-ANSWER_WEIGHT, TEXT_WEIGHT = 10, 2
+ANSWER_WEIGHT, TEXT_WEIGHT, PROSE_WEIGHT = 10, 3, 4
 OPEN_ROWS = 24
 
 
@@ -20,6 +20,9 @@ def encode(tokenizer: Tokenizer, turns: list[Turn]) -> tuple[list[int], list[int
     ids: list[int] = []
     weights: list[int] = []
     for role, content in turns:
+        if role == "prose":
+            body = tokenizer.encode(content).ids
+            return [*body, PAD], [*[PROSE_WEIGHT] * len(body), PROSE_WEIGHT]
         head = tokenizer.encode(f"{role}\n").ids
         body = tokenizer.encode(content).ids  # apart, as km tokenises it
         answer = role == "assistant"
@@ -30,11 +33,11 @@ def encode(tokenizer: Tokenizer, turns: list[Turn]) -> tuple[list[int], list[int
     return [*ids, PAD], [*weights, 0]
 
 
-def rows(tokenizer: Tokenizer, mixture: Mixture, length: int, easy: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def rows(tokenizer: Tokenizer, mixture: Mixture, length: int, scale: Scale) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless rows of `length` + 1 tokens: ids (uint16) and weights (uint8), filled by first fit, padded with PAD."""
     opened: list[tuple[list[int], list[int]]] = []
     while True:
-        ids, weights = encode(tokenizer, mixture.next(easy))
+        ids, weights = encode(tokenizer, mixture.next(scale))
         if len(ids) > length + 1:
             continue
         for row in opened:

@@ -11,6 +11,8 @@ from basemodel.values import NAMES, PLAIN, draw
 
 AUTHORED = Path(__file__).parent / "authored"
 KINDS_OF_SLOT = {*NAMES, *PLAIN, "number", "small", "money", "duration", "measure", "choice"}
+PROPER = {*NAMES} - {"code", "phone", "substance"}
+"""Types whose values are names."""
 FIXED_ANSWERS = ("yes", "no", "NOT STATED")
 
 _PART = re.compile(r"(?m)^---\s*$")
@@ -39,6 +41,8 @@ class Filled:
     text: str
     questions: tuple[tuple[str, tuple[str, ...]], ...]
     summary: tuple[str, ...]
+    values: dict[str, str]
+    names: tuple[str, ...]
 
 
 def parse(name: str, source: str) -> Authored:
@@ -110,6 +114,8 @@ def fill(document: Authored, r: random.Random, evaluation: bool = False) -> Fill
         _capitals(put(document.text)),
         tuple((_capital(put(question)), tuple(map(put, answers))) for question, answers in document.questions),
         tuple(_capital(put(sentence)) for sentence in document.summary),
+        values,
+        tuple(values[slot] for slot, spec in document.slots.items() if spec.split(" ")[0] in PROPER),
     )
 
 

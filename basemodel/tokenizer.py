@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from basemodel.chats import Mixture, natural
+from basemodel.chats import Mixture, Scale
+from basemodel.material import natural
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CONVERSATIONS = 20_000
@@ -22,9 +23,10 @@ PROSE_CHARACTERS = 12_000_000
 def texts(data: Path | None) -> Iterator[str]:
     """Conversations, and prose where there is a folder of it."""
     rows = natural(data / "rc.jsonl.xz", held_out=False) if data else []
-    mixture = Mixture(1, (0.3, 0.4, 0.3) if rows else (0.4, 0.6, 0.0), rows)
-    for _ in range(CONVERSATIONS):
-        yield "\n".join(content for _, content in mixture.next(easy=False))
+    mixture = Mixture(1, (0.3, 0.4, 0.3, 0.0), rows)
+    scales: tuple[Scale, ...] = ("short", "middle", "long")
+    for number in range(CONVERSATIONS):
+        yield "\n".join(content for _, content in mixture.next(scales[number % 3]))
     if data:
         with lzma.open(data / "prose-modern.txt.xz", "rt", encoding="utf-8") as file:
             yield file.read(PROSE_CHARACTERS)

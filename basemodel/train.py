@@ -2,6 +2,7 @@
 
     python -m basemodel.train OUT --tokenizer TOK.json [--size small|full] [--tokens 2e9] [--minutes 9] [--data FOLDER]
 
+A run has three parts: a language-model stage on prose, where there is some; short texts; then texts of all lengths.
 Everything is decided by the number of tokens seen, so a run may be cut into pieces of minutes: OUT/checkpoint.safetensors
 holds the weights and the optimisers, and the next call goes on from it. Where only OUT/model was carried (weights in bf16,
 no optimisers) it goes on with a warm-up. At the end of each call OUT/model is a folder that km can use by `--model`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import math
 import multiprocessing
 import time
@@ -28,8 +30,9 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from basemodel.chats import Mixture, natural
-from basemodel.rows import END, PAD, rows
+from basemodel.chats import Mixture, Scale
+from basemodel.material import natural
+from basemodel.rows import END, PAD, TEXT_WEIGHT, rows
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1},
@@ -38,8 +41,17 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 WARM_UP, DECAY_FROM = 100, 0.4
-EASY_SHARE = 0.1
-"""Share of the run with short texts only: copying from the context is learnt there."""
+SAVE_STEPS = 1000
+SHORT_SHARE = 0.1
+"""Share of the run, after the prose, with short texts only: copying from the context is learnt there."""
+LENGTHS: dict[Scale, int] = {"short": 320, "middle": 576}
+"""Tokens of a row; a long one has --length. Attention is half of the work in a row of 1,024 tokens on a processor."""
+SCALES: dict[Scale, float] = {"short": 0.7, "middle": 0.2, "long": 0.1}
+"""Shares of the batches."""
+SHARES = {"prose": (0.0, 0.0, 0.0, 1.0), "short": (0.3, 0.4, 0.3, 0.0), "all": (0.2, 0.43, 0.35, 0.02)}
+"""Per part of a run: of template world, authored, natural and prose."""
+TEXT_SCORED = 0.3
+"""Share of the places of a text that are scored: the softmax over the vocabulary costs as much as the rest of the model."""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -105,16 +117,14 @@ def loss_of(
 
 
 def batches(
-    tokenizer: Path, data: Path | None, length: int, size: int, seed: int, easy: bool, workers: int
+    arguments: argparse.Namespace, part: str, seed: int
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Endless batches (size, length + 1) of ids and weights, made by `workers` processes."""
+    """Endless batches (rows, length + 1) of ids and weights of one part of the run, made by worker processes."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue(maxsize=8)
     made = [
-        context.Process(
-            target=_produce, args=(queue, tokenizer, data, length, size, seed * 1000 + number, easy), daemon=True
-        )
-        for number in range(workers)
+        context.Process(target=_produce, args=(queue, arguments, part, seed * 1000 + number), daemon=True)
+        for number in range(arguments.workers)
     ]
     for process in made:
         process.start()
@@ -128,13 +138,31 @@ def batches(
             process.terminate()
 
 
-def _produce(queue: Any, tokenizer: Path, data: Path | None, length: int, size: int, seed: int, easy: bool) -> None:
+def _produce(queue: Any, arguments: argparse.Namespace, part: str, seed: int) -> None:
+    data: Path | None = arguments.data
     passages = natural(data / "rc.jsonl.xz", held_out=False) if data else []
-    mixture = Mixture(seed, (0.35, 0.4, 0.25) if passages else (0.45, 0.55, 0.0), passages)
-    stream = rows(Tokenizer.from_file(str(tokenizer)), mixture, length, easy)
+    mixture = Mixture(seed, SHARES[part], passages, prose(data, arguments.books) if data else ())
+    tokenizer = Tokenizer.from_file(str(arguments.tokenizer))
+    lengths = LENGTHS | {"long": arguments.length}
+    streams = {scale: rows(tokenizer, mixture, length, scale) for scale, length in lengths.items()}
+    draw = np.random.default_rng(seed)
     while True:
-        some = [next(stream) for _ in range(size)]
-        queue.put((np.stack([ids for ids, _ in some]), np.stack([weights for _, weights in some])))
+        scale: Scale = "long" if part == "prose" else "short"
+        if part == "all":
+            scale = draw.choice(list(SCALES), p=list(SCALES.values()))
+        some = [next(streams[scale]) for _ in range(max(1, arguments.batch // lengths[scale]))]
+        weights = np.stack([weights for _, weights in some])
+        weights[(weights == TEXT_WEIGHT) & (draw.random(weights.shape) > TEXT_SCORED)] = 0
+        queue.put((np.stack([ids for ids, _ in some]), weights))
+
+
+def prose(data: Path, books: bool) -> list[str]:
+    """Documents of prose, in the files' order."""
+    found: list[str] = []
+    for name in ("prose-modern.txt.xz", *(("prose-books.txt.xz",) if books else ())):
+        with lzma.open(data / name, "rt", encoding="utf-8") as text:
+            found += [document.strip() for document in text.read().split("<|doc|>") if document.strip()]
+    return found
 
 
 def save(folder: Path, model: LlamaForCausalLM, chosen: list[tuple[Any, float]], seen: int, tokenizer: Path) -> None:
@@ -191,6 +219,26 @@ def restore(folder: Path, model: LlamaForCausalLM, chosen: list[tuple[Any, float
     return 0
 
 
+def widen(source: Path, model: LlamaForCausalLM) -> None:
+    """Start from another model's weights. What is larger in `model` gets weights that change nothing at first.
+
+    Raises ValueError for a source of another width, vocabulary or head count, or with more layers.
+    """
+    old = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32).state_dict()
+    for name, new in model.state_dict().items():
+        if name not in old:
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                new.zero_()  # a layer more: passes its input on
+            continue
+        theirs = old[name]
+        grown = [have - want for have, want in zip(new.shape, theirs.shape, strict=True)]
+        if min(grown) < 0 or (any(grown) and "mlp" not in name):
+            raise ValueError(f"{name} is {tuple(theirs.shape)} in {source}, {tuple(new.shape)} here")
+        if name.endswith("down_proj.weight"):
+            new.zero_()
+        new[tuple(slice(size) for size in theirs.shape)] = theirs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -199,15 +247,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=40e6, help="of the whole run: decides the learning rate")
     parser.add_argument("--minutes", type=float, default=1e9, help="of this call")
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=8, help="in a batch")
+    parser.add_argument("--batch", type=int, default=8192, help="tokens")
+    parser.add_argument("--prose", type=float, default=0.0, help="share of the run that is the stage on prose")
+    parser.add_argument("--books", action="store_true", help="prose from prose-books.txt.xz too")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=None, help="folder with rc.jsonl.xz")
+    parser.add_argument("--data", type=Path, default=None, help="folder with rc.jsonl.xz and prose-modern.txt.xz")
     parser.add_argument(
         "--embeddings", type=Path, default=None, help="safetensors with `embeddings` for the first start"
     )
+    parser.add_argument("--start", type=Path, default=None, help="folder of a model whose weights the run starts from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     train(parser.parse_args())
+
+
+def part_of(done: float, prose_share: float) -> str:
+    """The part of the run at `done`, from 0 to 1."""
+    if done < prose_share:
+        return "prose"
+    return "short" if done < prose_share + SHORT_SHARE * (1 - prose_share) else "all"
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -215,25 +273,27 @@ def train(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     torch.manual_seed(0)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    model = build(arguments.size, Tokenizer.from_file(str(arguments.tokenizer)).get_vocab_size()).to(arguments.device)
+    model = build(arguments.size, Tokenizer.from_file(str(arguments.tokenizer)).get_vocab_size())
     if arguments.embeddings:
-        model.get_input_embeddings().weight.data.copy_(load_file(arguments.embeddings)["embeddings"])
+        table: Any = model.get_input_embeddings()
+        table.weight.data.copy_(load_file(arguments.embeddings)["embeddings"])
+    if arguments.start:
+        widen(arguments.start, model)
+    model.to(arguments.device)
     chosen = optimisers(model)
     seen = restore(arguments.out, model, chosen)
-    core: Any = torch.compile(model.model) if arguments.compile else model.model
-    began, step = time.monotonic(), 0
-    easy = seen / arguments.tokens < EASY_SHARE
-
-    def start(seen: int, easy: bool) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """Batches of its own for each place in the run."""
-        seed = seen // 1000 + 1
-        return batches(
-            arguments.tokenizer, arguments.data, arguments.length, arguments.rows, seed, easy, arguments.workers
-        )
-
-    source = start(seen, easy)
+    core: Any = torch.compile(model.model, dynamic=False) if arguments.compile else model.model
+    began, step, fresh = time.monotonic(), 0, 0
+    part = ""
+    source: Generator[tuple[np.ndarray, np.ndarray], None, None] | None = None
     while seen < arguments.tokens and time.monotonic() - began < 60 * arguments.minutes:
-        ids_array, weights_array = next(source)
+        done = seen / arguments.tokens
+        if part != part_of(done, arguments.prose):
+            part = part_of(done, arguments.prose)
+            if source:
+                source.close()
+            source = batches(arguments, part, seen // 1000 + 1)  # other batches at each place in the run
+        ids_array, weights_array = next(source or iter(()))
         ids = torch.from_numpy(ids_array.astype(np.int64)).to(arguments.device)
         weights = torch.from_numpy(weights_array.astype(np.int64)).to(arguments.device)
         loss, answers = loss_of(core, model, ids, weights)
@@ -241,19 +301,20 @@ def train(arguments: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser, base_rate in chosen:
             for group in optimiser.param_groups:
-                group["lr"] = base_rate * rate(seen / arguments.tokens, step)
+                group["lr"] = base_rate * rate(done, step)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         step += 1
-        seen += arguments.rows * arguments.length
+        fresh += ids.shape[0] * (ids.shape[1] - 1)
+        seen += ids.shape[0] * (ids.shape[1] - 1)
         if step % 50 == 0:
-            speed = step * arguments.rows * arguments.length / (time.monotonic() - began)
-            print(f"{seen / 1e6:.1f}M tokens  answers {float(answers):.3f}  {speed:,.0f} tokens/s", flush=True)
-        if easy and seen / arguments.tokens >= EASY_SHARE:
-            source.close()
-            easy = False
-            source = start(seen, easy)
-    source.close()
+            speed = fresh / (time.monotonic() - began)
+            shown = f"answers {float(answers):.3f}" if part != "prose" else f"loss {float(loss.detach()):.3f}"
+            print(f"{seen / 1e6:.1f}M tokens  {part}  {shown}  {speed:,.0f} tokens/s", flush=True)
+        if step % SAVE_STEPS == 0:
+            save(arguments.out, model, chosen, seen, arguments.tokenizer)
+    if source:
+        source.close()
     save(arguments.out, model, chosen, seen, arguments.tokenizer)
 
 

@@ -16,12 +16,19 @@ StyleName = Literal["embedded", "general"]
 class Prompts:
     """Templates: {text} is the document's text, {question} a question.
 
-    write_qa and summarise are asked under a text; ask is a question alone (closed book); refusals are answers that mean
+    All but ask and passages are asked under a text (under_text). about has {entity}, relation {first} and {second},
+    question_for {answer}. ask is a question alone (closed book); refusals are answers that mean
     "not in the text" or "not known", in lower case without punctuation at the end.
     """
 
     write_qa: str
     summarise: str
+    question: str
+    question_for: str
+    unanswerable: str
+    entities: str
+    about: str
+    relation: str
     ask: str
     under_text: str
     passages: str
@@ -39,6 +46,12 @@ STYLES: dict[StyleName, Prompts] = {
     "embedded": Prompts(
         write_qa="Write questions and answers about the text.",
         summarise="Summarize the text.",
+        question="Write a question about the text.",
+        question_for="Write a question whose answer is: {answer}",
+        unanswerable="Write questions that the text does not answer.",
+        entities="List the names in the text.",
+        about="What does the text say about {entity}?",
+        relation="What does the text say about {first} and {second}?",
         ask="{question}",
         under_text="{text}\n\n{question}",
         passages="{text}\n\n{question}",
@@ -53,6 +66,27 @@ STYLES: dict[StyleName, Prompts] = {
         summarise=(
             "Summarise the text above: every fact that a reader may be asked about, in full sentences that name people, "
             "places and things."
+        ),
+        question=(
+            "Write one question that the text above answers. It must be understandable without seeing the text: name people, "
+            "places and things. Write only the question."
+        ),
+        question_for=(
+            'Write one question about the text above whose answer is "{answer}". It must be understandable without seeing '
+            "the text. Write only the question."
+        ),
+        unanswerable=(
+            "Write five questions about the people, places and things of the text above which the text does not answer, "
+            "although a reader might expect it to. One a line, each understandable without seeing the text."
+        ),
+        entities=(
+            "List the people, places, organisations, products and other named things of the text above, one a line, "
+            "exactly as the text names them."
+        ),
+        about="What does the text above say about {entity}? Answer in full sentences, with every detail that it gives.",
+        relation=(
+            "What does the text above say about {first} and {second} together? Answer in one or two full sentences; "
+            "if it says nothing, answer: The text does not say."
         ),
         ask="{question}\nAnswer as briefly as possible.",
         under_text="{text}\n\n{question}",
