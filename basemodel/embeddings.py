@@ -23,7 +23,7 @@ NOISE = 0.1
 
 
 def start(tokenizer: Tokenizer, words: Tokenizer, table: torch.Tensor, width: int) -> torch.Tensor:
-    """Embeddings (tokens of the base, width). words: the word-piece tokenizer that `table` (pieces, its width) belongs to."""
+    """Embeddings (tokens of the base, width). words: the word-piece tokenizer of `table` (pieces, its width)."""
     generator = torch.Generator().manual_seed(0)
     unknown = words.token_to_id("[UNK]")
     found = table.mean(0) + 0.02 * torch.randn(tokenizer.get_vocab_size(), table.shape[1], generator=generator)
