@@ -89,7 +89,7 @@ def test_the_folder_holds_two_files_and_no_path_of_this_machine(saved: tuple[Pat
     assert str(folder) not in text
     assert str(folder.parent) not in text
     config = json.loads(text)
-    assert config["base_model_name_or_path"] == "my-base@0"
+    assert (config["base_model_name_or_path"], config["revision"]) == ("my-base", "0")
     assert config["inference_mode"] is True
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8, "LORA")
     linear = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"] + [f"self_attn.{x}_proj" for x in "koqv"]
@@ -98,15 +98,17 @@ def test_the_folder_holds_two_files_and_no_path_of_this_machine(saved: tuple[Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "said"),
+    ("name", "path", "title", "said"),
     [
-        ("embedded", EMBEDDED_FOLDER, "kmcli/embedded@abc"),
-        ("Qwen/Qwen3-0.6B", Path("/cache/snapshots/abc"), "Qwen/Qwen3-0.6B"),
-        ("/home/ann/secret/my-base", Path("/home/ann/secret/my-base"), "my-base@abc"),
+        ("embedded", EMBEDDED_FOLDER, "km-base", "km-base"),
+        ("Qwen/Qwen3-0.6B", Path("/cache/snapshots/abc"), "some-title", "Qwen/Qwen3-0.6B"),
+        ("/home/ann/secret/my-base", Path("/home/ann/secret/my-base"), "", "my-base"),
+        ("/home/ann/secret/my-base", Path("/home/ann/secret/my-base"), "km-base", "km-base"),
     ],
 )
-def test_the_base_has_a_portable_name(name: str, path: Path, said: str) -> None:
-    assert lora.portable_name(Base(name, path, "abc", "llama", 512, 64, 2, "general")) == said
+def test_the_base_has_a_portable_name(name: str, path: Path, title: str, said: str) -> None:
+    base = Base(name, path, "abc", "llama", 512, 64, 2, "general", title=title, version="3")
+    assert (base.portable_name, base.label) == (said, f"{title} 3".strip())
 
 
 def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(loaded: Loaded) -> None:

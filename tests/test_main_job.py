@@ -60,9 +60,9 @@ def check_folder(folder: Path, km_home: Path) -> None:
     assert (metrics["steps"], metrics["chunks"]) == (6, 13)
     assert 0 < metrics["confirmed_share"] <= 1
     config = json.loads(files["adapter_config.json"].read_text())
-    assert config["base_model_name_or_path"] == f"kmcli/embedded@{base.revision}"
+    assert (config["base_model_name_or_path"], config["revision"]) == ("km-base", base.revision)
     card = files["card.md"].read_text()
-    assert f"- Base: embedded, revision {base.revision}." in card
+    assert f"- Base: {base.label}, revision {base.revision}." in card
     for file in folder.iterdir():
         for path in (km_home, bases.EMBEDDED_FOLDER):
             assert str(path).encode() not in file.read_bytes(), file

@@ -162,11 +162,11 @@ def test_a_module_of_another_version_of_the_base(km: Km, permits: Path, tmp_path
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, own / "model.safetensors", {"format": "pt"})
     refused = [
         f"km: the Knowledge Module of permits was trained on another version of {own}. "
-        "Train it on the one that is here: km train permits"
+        f"Train it on the one that is here: km train permits --model {own}"
     ]
     for words in (["ask", "permits", "Who?"], ["compare", "permits"], ["export", "permits"]):
         run = km(*words)
-        assert (run.code, sentences(run.err)) == (1, refused)
+        assert (run.code, sentences(run.err)) == (4, refused)
     assert km("ask", "permits", "Who?", "--method", "rag").code == 0
 
 

@@ -52,7 +52,7 @@ def test_the_file_says_what_it_is(km: Km, trained_home: Path, tmp_path: Path) ->
     keys = {name: field.contents() for name, field in GGUFReader(target).fields.items() if "km" in name}
     document = entry(km, "notes")
     assert document["sha256"] in keys.values()
-    assert any(str(value).startswith("embedded@") for value in keys.values())
+    assert any(str(value).startswith("km-base@") for value in keys.values())
 
 
 def test_without_llama_cpp(km: Km, trained_home: Path, tmp_path: Path) -> None:

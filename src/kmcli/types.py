@@ -148,6 +148,8 @@ class Recipe:
     model: str = "embedded"
     revision: str = ""
     """Hash or hub revision of the base; filled in when training starts."""
+    base_label: str = ""
+    """What the base's card calls it, such as "km-base 0": for people. What identifies it is `revision`."""
     adapter: AdapterName = "lora"
     objective: ObjectiveName = "dcd"
     tasks: tuple[TaskName, ...] = ("qa", "summary")

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmcli.bases import Base, Loaded
+from kmcli.bases import Loaded
 from kmcli.errors import KmError
 from kmcli.types import Recipe
 
@@ -35,7 +35,8 @@ def build(loaded: Loaded, recipe: Recipe) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
-    config.base_model_name_or_path = portable_name(loaded.base)  # PEFT fills in the path on this machine
+    config.base_model_name_or_path = loaded.base.portable_name  # PEFT fills in the path on this machine
+    config.revision = loaded.base.revision
     return model
 
 
@@ -70,11 +71,3 @@ def save(model: Any, folder: Path) -> None:
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by name, in a fixed order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def portable_name(base: Base) -> str:
-    """What adapter_config.json calls the base: a hub name as it is; the embedded base, or one in a local folder, by name
-    and revision, never by a path of this machine."""
-    if base.embedded:
-        return f"kmcli/{base.name}@{base.revision}"
-    return f"{base.path.name}@{base.revision}" if Path(base.name).is_absolute() else base.name

@@ -43,10 +43,24 @@ class Base:
     style: StyleName
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the base's card recommends for training: a few fields of a Recipe."""
+    title: str = ""
+    version: str = ""
+    """By its card, for people and other programs; "" where it does not say. `name` is what km calls it."""
 
     @property
     def prompts(self) -> Prompts:
         return STYLES[self.style]
+
+    @property
+    def label(self) -> str:
+        """Title and version, such as "km-base 0"."""
+        return f"{self.title} {self.version}".strip()
+
+    @property
+    def portable_name(self) -> str:
+        """What files that leave this machine call it, beside its revision: a hub name as it is; the embedded base, or one in
+        a local folder, by its card, else by its folder's name. Never a path."""
+        return (self.title or self.path.name) if self.embedded or os.path.isabs(self.name) else self.name
 
     @property
     def embedded(self) -> bool:
@@ -97,7 +111,7 @@ def describe(name: str, path: Path, report: Reporter = silent) -> Base:
     """
     config = folder.read_config(path)
     text = config.get("text_config") or config  # models that also see or hear
-    card_file = path / "card.json"
+    card_file = path / folder.CARD
     card: dict[str, Any] | None = folder.read_json(card_file) if card_file.exists() else {}
     if card is None or str(card.get("prompts", "general")) not in STYLES:
         raise ResourceError(
@@ -105,6 +119,7 @@ def describe(name: str, path: Path, report: Reporter = silent) -> Base:
             "Delete it, or let its prompts be one of " + ", ".join(STYLES) + ".",
         )
     sizes = (card.get("context"), text.get("max_position_embeddings"), text.get("n_positions"))
+    title, version = folder.read_title(path)
     context = next((size for size in sizes if isinstance(size, int) and size > 0), 2048)
     return Base(
         name=name,
@@ -116,6 +131,8 @@ def describe(name: str, path: Path, report: Reporter = silent) -> Base:
         passages=int(card.get("passages") or 5),
         style=card.get("prompts", "general"),
         recipe=card.get("recipe", {}),
+        title=title,
+        version=version,
     )
 
 

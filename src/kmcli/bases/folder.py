@@ -17,6 +17,7 @@ from kmcli.errors import ResourceError
 from kmcli.types import Event, Reporter
 
 CONFIG = "config.json"
+CARD = "card.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
@@ -36,6 +37,12 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def read_title(path: Path) -> tuple[str, str]:
+    """Name and version by the card of the model in a folder, such as ("km-base", "0"); "" for what it does not say."""
+    card = read_json(path / CARD) or {}
+    return str(card.get("name", "")), str(card.get("version", ""))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
     held_out = metrics.get("held_out_loss")
     return [
         ("trained", render.when(module.created)),
-        ("base", f"{recipe.model} ({recipe.revision})" if recipe.revision else recipe.model),
+        ("base", ", ".join(filter(None, (recipe.model, recipe.base_label, recipe.revision)))),
         (
             "recipe",
             f"{recipe.objective}, {recipe.adapter} of rank {recipe.rank}, learning rate {recipe.learning_rate:g}",

@@ -28,10 +28,16 @@ def models(screen: Screen) -> object:
     with opened(screen) as house:
         entries = setup.models(house)
     rows = [
-        ["*" if entry.in_use else "", entry.name, render.size(entry.bytes) if entry.bytes else "-", entry.note]
+        [
+            "*" if entry.in_use else "",
+            entry.name,
+            f"{entry.title} {entry.version}".strip() or "-",
+            render.size(entry.bytes) if entry.bytes else "-",
+            entry.note,
+        ]
         for entry in entries
     ]
-    screen.table(rows, ["", "NAME", "SIZE", "NOTE"], right=(2,), flex=3)
+    screen.table(rows, ["", "NAME", "VERSION", "SIZE", "NOTE"], right=(3,), flex=4)
     screen.note("* is in use. Another one: km config set model NAME, or --model NAME for one command.")
     return [render.as_data(entry) for entry in entries]
 

@@ -49,7 +49,7 @@ def next_step(screen: Screen) -> tuple[str, str]:
     for state, why in (
         ("interrupted", "The training of {} was interrupted. The same command goes on where it stopped."),
         ("untrained", "{} has no Knowledge Module yet."),
-        ("stale", "{} has changed since its Knowledge Module was trained."),
+        ("stale", "{} or the embedded base has changed since its Knowledge Module was trained."),
     ):
         for entry in entries:
             if entry.state == state:

@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A: all that it gives a number
 for but the chunk's size, which is the base's, so that no card can change it."""
 
-_FIXED = ("model", "revision", "format")
+_FIXED = ("model", "revision", "base_label", "format")
 
 
 def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -55,7 +55,7 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
         values.update(_known(_read(file), str(file)))
     values.update(map(_pair, settings))
     checked = {key: _checked(key, value) for key, value in values.items()}
-    return dataclasses.replace(Recipe(model=base.name, revision=base.revision), **checked)
+    return dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
 
 
 def _read(file: Path) -> dict[str, Any]:

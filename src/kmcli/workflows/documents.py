@@ -82,8 +82,12 @@ def ls(house: House, tag: str | None = None) -> list[Entry]:
 
 
 def show(house: House, name: str) -> Shown:
+    """Warns where the document's module can no longer be used."""
     document = house.library.find(name)
-    return Shown(entry(house, document), Counter(sample.task for sample in house.library.samples(document)))
+    shown = entry(house, document)
+    if shown.module and (outdated := house.outdated(document, shown.module)):
+        house.warn(str(outdated))
+    return Shown(shown, Counter(sample.task for sample in house.library.samples(document)))
 
 
 def mv(house: House, old: str, new: str) -> Document:
@@ -107,4 +111,4 @@ def rm(house: House, names: Sequence[str]) -> list[Document]:
 def entry(house: House, document: Document) -> Entry:
     module = house.library.module(document)
     size = sum(file.stat().st_size for file in module.path.iterdir() if file.is_file()) if module else 0
-    return Entry(document, house.library.state(document), module, size)
+    return Entry(document, house.state(document), module, size)

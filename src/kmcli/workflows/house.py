@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import chunk
-from kmcli.errors import KmError, NotFoundError
+from kmcli.errors import KmError, NotFoundError, ResourceError
 from kmcli.library import Library
 from kmcli.retrieval import PASSAGE_TOKENS
-from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample
+from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,46 @@ class House:
         """The base that a module was trained on, whatever the settings say: its weights fit no other.
 
         Warns of what to know before the module is used: that it is stale, that --model is not followed.
-        Raises KmError where another version of the base is here, ResourceError where none can be had.
+        Raises ResourceError where it cannot be had, or only another version of it is here.
         """
-        recipe, asked = module.recipe, self.settings["model"]
+        recipe = module.recipe
         base = bases.find(recipe.model, self.report, recipe.revision)
         if base.revision != recipe.revision:
-            raise KmError(
-                f"the Knowledge Module of {document.name} was trained on another version of {recipe.model}.",
-                f"Train it on the one that is here: km train {document.name}",
-            )
-        if asked.origin == "flag" and base.name not in (asked.value, os.path.abspath(os.path.expanduser(asked.value))):
+            raise self._other_version(document, recipe, base)
+        if self.settings["model"].origin == "flag" and not self._is_set(base):
             self.warn(f"--model is not followed: the Knowledge Module of {document.name} fits {base.name} alone")
         if module.text_sha256 != document.text_sha256:
             self.warn(f"{document.name} has changed since its Knowledge Module was trained: km train {document.name}")
         return base
+
+    def outdated(self, document: Document, module: KnowledgeModule) -> ResourceError | None:
+        """Why a module can no longer be used: km has come with another embedded base since. Nothing is downloaded."""
+        if module.recipe.model != bases.EMBEDDED:
+            return None
+        base = bases.find(bases.EMBEDDED, self.report)
+        return None if base.revision == module.recipe.revision else self._other_version(document, module.recipe, base)
+
+    def state(self, document: Document) -> State:
+        """As in the library; a module whose embedded base is gone is stale as well."""
+        state, module = self.library.state(document), self.library.module(document)
+        return "stale" if state == "fresh" and module and self.outdated(document, module) else state
+
+    def _other_version(self, document: Document, recipe: Recipe, base: Base) -> ResourceError:
+        then, now = f"another version of {recipe.model}", ""
+        if base.embedded:
+            named = recipe.base_label not in ("", base.label)
+            then = recipe.base_label if named else "another version of the embedded base"
+            now = f"; this km has {base.label}"
+        wish = "" if self._is_set(base) else f" --model {shlex.quote(base.name)}"
+        return ResourceError(
+            f"the Knowledge Module of {document.name} was trained on {then}{now}.",
+            f"Train it on the one that is here: km train {document.name}{wish}",
+        )
+
+    def _is_set(self, base: Base) -> bool:
+        """Whether the settings name this base."""
+        asked = self.settings["model"].value
+        return base.name in (asked, os.path.abspath(os.path.expanduser(asked)))
 
     def warn(self, message: str) -> None:
         self.report(Event("note", message, warning=True))

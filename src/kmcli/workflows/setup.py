@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from kmcli import bases, config
-from kmcli.bases import hub
+from kmcli.bases import folder, hub
 from kmcli.errors import KmError
 from kmcli.workflows.house import House
 
@@ -19,13 +19,15 @@ LOW_DISK_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A base on this disk. bytes: of its weights."""
+    """A base on this disk. bytes: of its weights. title, version: by its card, "" where it does not say."""
 
     name: str
     path: Path | None
     bytes: int
     note: str
     in_use: bool
+    title: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def models(house: House) -> list[ModelEntry]:
 
 def _entry(name: str, path: Path, note: str, used: str) -> ModelEntry:
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return ModelEntry(name, path, size, note, name == used)
+    return ModelEntry(name, path, size, note, name == used, *folder.read_title(path))
 
 
 def doctor(house: House, repair: bool) -> list[Check]:
@@ -90,7 +92,7 @@ def _base(house: House) -> Check:
             return Check("ok", "base", f"{name}, downloaded")
         return Check("warn", "base", f"{name} is not downloaded yet", "The first use downloads it.")
     note = f" ({bases.EMBEDDED_NOTICE})" if base.embedded else ""
-    return Check("ok", "base", f"{base.name}, revision {base.revision}{note}")
+    return Check("ok", "base", f"{', '.join(filter(None, (base.name, base.label)))}, revision {base.revision}{note}")
 
 
 def _torch() -> Check:

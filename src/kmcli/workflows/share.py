@@ -44,7 +44,7 @@ def export(house: House, name: str | None, quant: str, out: Path | None, check: 
         "document": document.name,
         "document_sha256": document.sha256,
         "text_sha256": module.text_sha256,
-        "base": f"{base.name}@{base.revision}",
+        "base": f"{base.portable_name}@{base.revision}",
         "objective": module.recipe.objective,
         "version": kmcli.__version__,
     }

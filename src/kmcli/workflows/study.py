@@ -116,7 +116,7 @@ def _met(house: House, document: Document, wanted: Recipe, options: RecipeOption
     --model names the base.
     """
     module = house.library.module(document)
-    if module is None or house.library.state(document) != "fresh":
+    if module is None or house.state(document) != "fresh":
         return False
     if options.given:
         return module.recipe == wanted
@@ -149,7 +149,8 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
         _start_anew(house, document, "the document")
         return None
     other_base = house.settings["model"].origin == "flag" and recipe.model != wanted.model
-    other_recipe = options.given and replace(recipe, revision=wanted.revision) != wanted
+    here = replace(recipe, revision=wanted.revision, base_label=wanted.base_label)
+    other_recipe = options.given and here != wanted
     if other_base or other_recipe:
         raise UsageError(
             f"{document.name} has an unfinished training by another recipe (base {recipe.model}).",
@@ -182,7 +183,7 @@ def _card(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
         f"A LoRA adapter (PEFT format) that answers from one document of {document.words:,} words "
         f"(SHA-256 of its text: {document.text_sha256}).",
         "",
-        f"- Base: {recipe.model}, revision {recipe.revision}. It fits no other weights.",
+        f"- Base: {recipe.base_label or recipe.model}, revision {recipe.revision}. It fits no other weights.",
         f"- Made by: {recipe.objective} on {metrics['training_samples']} samples in {metrics['steps']} steps.",
         f"- Loss on held-out study material: {'not measured' if loss is None else format(loss, '.3f')}.",
         "- It contains what the document says: share it as you would share the document.",
