@@ -23,6 +23,8 @@ __all__ = ["km", "permits"]
 
 Release = Callable[[str, str], str]
 FOLDER = bases.EMBEDDED_FOLDER
+FORCED = (*TINY, "--force")
+"""However well these weights can read: here it matters which ones they are."""
 
 
 def make_version(folder: Path, weights: float, version: str) -> Path:
@@ -47,7 +49,7 @@ def first_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(bases, "EMBEDDED_FOLDER", make_version(folder / "base", 0, "0"))
         patch.setenv("KM_HOME", str(folder / "home"))
         assert main(["add", "-q", str(folder / "permits.txt")]) == 0
-        assert main(["train", "-q", "permits", *TINY]) == 0
+        assert main(["train", "-q", "permits", *FORCED]) == 0
     return folder / "home"
 
 
@@ -140,7 +142,7 @@ def test_show_and_ls_know_an_older_base(km: Km, outdated: str) -> None:
 
 @pytest.mark.parametrize("words", [["permits"], ["--all"]])
 def test_training_again_mends_it(km: Km, outdated: str, words: list[str]) -> None:
-    run = km("train", *words, *TINY)
+    run = km("train", *words, *FORCED)
     assert run.code == 0
     assert run.out.startswith("permits: Knowledge Module trained\n")
     shown = entry(km, "permits")
@@ -192,9 +194,9 @@ def test_an_unfinished_training_on_an_older_base_starts_anew(
     release("0", "0")
     with monkeypatch.context() as patch:
         patch.setattr(study, "train_adapter", stopped)
-        assert km("train", "permits", *TINY).code == 5
+        assert km("train", "permits", *FORCED).code == 5
     release("1", "1")
-    run = km("train", "permits", *TINY)
+    run = km("train", "permits", *FORCED)
     assert run.code == 0
     assert "warning: the base has changed since the unfinished training of permits: starting anew\n" in run.err
     assert entry(km, "permits")["module"]["recipe"]["base_label"] == "km-base 1"
