@@ -31,7 +31,8 @@ class Asked:
 class FakeService:
     """faults: what the next requests get in place of an answer, one each; None: the answer.
 
-    faults_of: the same for a prompt's own requests. refuses: a field, and what a request gets that has it. answer: text, finish_reason. pieces: of a streamed answer.
+    faults_of: the same for a prompt's own requests. refuses: a field, and what a request gets that has it.
+    answer: text and finish_reason. pieces: of a streamed answer.
     """
 
     faults: list[Fault | None] = field(default_factory=list)
@@ -181,7 +182,7 @@ def status(code: int, body: Any = None, **headers: str) -> Fault:
 def hang(handler: _Handler) -> None:
     """No answer, until the client goes away or the test is over."""
     handler.connection.settimeout(0.02)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not handler.service.closing.is_set() and time.monotonic() < end:
         try:
             if handler.connection.recv(1) == b"":

@@ -219,7 +219,7 @@ def test_results_are_in_order_and_progress_counts_up(service: FakeService) -> No
 
 
 def test_as_many_at_once_as_allowed_and_no_more(service: FakeService) -> None:
-    together = threading.Barrier(4, timeout=30)
+    together = threading.Barrier(4, timeout=60)
     seen: list[int] = []
 
     def all_of_them(handler: Any) -> None:
@@ -442,7 +442,7 @@ def test_one_refusal_cancels_the_others(service: FakeService) -> None:
     started = time.monotonic()
     with pytest.raises(ResourceError, match="not accept the key"):
         engine_on(service, concurrency=3).generate(chats("p0", "p1", "bad", "p3", "p4"), SAMPLING)
-    assert time.monotonic() - started < 15  # of the 30 seconds that they would take
+    assert time.monotonic() - started < 60  # of the 120 seconds that they would take
     assert sorted(prompts_of(service)) == ["bad", "p0", "p1"]
     wait_until(lambda: sum(asked.closed for asked in service.asked) == 2)
 
@@ -616,7 +616,7 @@ def test_a_stream_that_showed_text_is_not_begun_again(service: FakeService, faul
     assert len(service.asked) == 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(st.characters(), max_size=8), max_size=12))
 def test_pieces_add_up_to_the_text(pieces: list[str]) -> None:
     shown: list[str] = []
@@ -652,8 +652,7 @@ def test_any_json_is_an_answer_or_garbled(body: Any) -> None:
         written = whole(body)
     except Garbled:
         return
-    assert isinstance(written.text, str)
-    assert body["choices"][0]["message"].get("content") in (None, written.text) or written.text != ""
+    assert written.text == (body["choices"][0]["message"].get("content") or "").strip()
 
 
 # --- Ctrl-C ---
@@ -671,7 +670,7 @@ except KeyboardInterrupt:
 """
 
 
-def wait_until(true: Any, seconds: float = 10.0) -> None:
+def wait_until(true: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -682,9 +681,9 @@ def test_ctrl_c_cancels_what_is_under_way(service: FakeService) -> None:
     service.faults = [None, None, *[hang] * 18]
     asking = subprocess.Popen([sys.executable, "-c", ASKING, service.url], stdout=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: len(service.asked) == 6, 30)
+        wait_until(lambda: len(service.asked) == 6, 120)
         asking.send_signal(signal.SIGINT)
-        out, _ = asking.communicate(timeout=15)  # of the 30 seconds that they would take
+        out, _ = asking.communicate(timeout=60)  # of the 120 seconds that they would take
     finally:
         asking.kill()
     assert (asking.returncode, out) == (0, "stopped after [1, 2]\n")
@@ -739,12 +738,15 @@ def test_azure_is_asked_and_its_refusals_speak_of_deployments(service: FakeServi
     assert service.asked[0].headers["api-key"] == AZURE_KEY
     assert "authorization" not in service.asked[0].headers
     service.faults = [status(404), status(401, {"error": {"message": AZURE_KEY}})]
+    service.faults.append(status(200, b"<html>", Content_Type="text/html"))
     with pytest.raises(ResourceError, match="no deployment dep") as caught:
         engine.generate(chats("a"), SAMPLING)
     assert "OPENAI_API_VERSION" in caught.value.hint
     with pytest.raises(ResourceError, match="read from AZURE_OPENAI_API_KEY") as caught:
         engine.generate(chats("a"), SAMPLING)
     assert AZURE_KEY not in str(caught.value)
+    with pytest.raises(ResourceError, match="Check AZURE_OPENAI_ENDPOINT"):
+        engine.generate(chats("a"), SAMPLING)
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

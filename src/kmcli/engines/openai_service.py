@@ -37,6 +37,11 @@ class Service:
         return self.key_name == "AZURE_OPENAI_API_KEY"
 
     @property
+    def where_from(self) -> str:
+        """Where the address comes from, and what it looks like."""
+        return "AZURE_OPENAI_ENDPOINT" if self.azure else "OPENAI_BASE_URL (it usually ends in /v1)"
+
+    @property
     def exposed(self) -> bool:
         """Whether a key goes over a network that everybody on it can read."""
         address = urlsplit(self.url)
@@ -99,7 +104,7 @@ def refused(service: Service, status: int, body: Any) -> KmError:
     if status in (404, 405) or 300 <= status < 400:
         return ResourceError(
             f"{host} has no model {model}, or no chat completions at that address.",
-            "Check the model's name and OPENAI_BASE_URL, which usually ends in /v1.",
+            f"Check the model's name and {service.where_from}.",
         )
     if status == 413 or _too_long(body):
         return KmError(
@@ -154,14 +159,14 @@ def error_of(body: Any) -> Mapping[str, Any]:
 
 def unreachable(service: Service) -> ResourceError:
     return ResourceError(
-        f"cannot reach {service.host}.", "Check OPENAI_BASE_URL, and that the service runs and the network is up."
+        f"cannot reach {service.host}.", f"Check {service.where_from}, that the service runs, and the network."
     )
 
 
 def not_a_service(service: Service) -> ResourceError:
     return ResourceError(
         f"{service.host} does not answer like an OpenAI-compatible service.",
-        "Check OPENAI_BASE_URL, which usually ends in /v1, and whether this network wants a login.",
+        f"Check {service.where_from}, and whether this network wants a login.",
     )
 
 
