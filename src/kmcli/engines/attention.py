@@ -134,6 +134,8 @@ def _attend(
     start = 0
     keys, values = shared_prefixes.layers[module.layer_idx]
     for which, (length, rows) in enumerate(zip(shared_prefixes.lengths, shared_prefixes.rows, strict=True)):
+        if not rows:  # all of them have ended
+            continue
         part = slice(start, start + rows)
         start += rows
         asked = queries[part].transpose(0, 1).reshape(groups, -1, size)
