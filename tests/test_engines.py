@@ -16,6 +16,7 @@ from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.hf import HfEngine
+from kmcli.engines.prefixes import Batch
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import ResourceError
 from training_cases import RECIPE, disturb, make_tiny, one_thread, tiny
@@ -216,10 +217,11 @@ def test_batches_keep_to_the_limit_and_answers_to_their_order(tiny: Loaded, monk
     expected = engine.generate(CHATS * 3, GREEDY)
     batch = engine._batch
 
-    def watched(prompts: list[list[int]], *given: Any) -> list[Generation]:
-        sizes.append(len(prompts))
-        assert len(prompts) == 1 or (max(map(len, prompts)) + 12) * len(prompts) <= 120
-        return batch(prompts, *given)
+    def watched(prompts: list[list[int]], groups: Batch, *given: Any) -> list[Generation]:
+        own = [len(prompts[row]) - group.prefix for group in groups for row in group.rows]
+        sizes.append(len(own))
+        assert len(own) == 1 or sum(group.prefix for group in groups) + (max(own) + 12) * len(own) <= 120
+        return batch(prompts, groups, *given)
 
     monkeypatch.setattr(engine, "_batch", watched)
     engine.tokens_per_batch = 120
@@ -235,10 +237,10 @@ def test_when_memory_runs_out_batches_halve(tiny: Loaded, monkeypatch: pytest.Mo
     expected = engine.generate(CHATS, GREEDY)
     batch = engine._batch
 
-    def scarce(prompts: list[list[int]], *given: Any) -> list[Generation]:
-        if len(prompts) > 1:
+    def scarce(prompts: list[list[int]], groups: Batch, *given: Any) -> list[Generation]:
+        if sum(len(group.rows) for group in groups) > 1:
             raise torch.OutOfMemoryError
-        return batch(prompts, *given)
+        return batch(prompts, groups, *given)
 
     monkeypatch.setattr(engine, "_batch", scarce)
     assert engine.generate(CHATS, GREEDY) == expected
