@@ -272,12 +272,11 @@ def _listen(source: IO[str], lines: queue.Queue[str | None]) -> None:
 
 def _parse(line: str) -> dict[str, Any]:
     """A message; something else means that what runs there is not the worker, or that something prints into it."""
-    try:
+    with contextlib.suppress(ValueError):
         message: Any = json.loads(line)
-    except ValueError:
-        message = None
-    known = isinstance(message, dict) and message.keys() & {"ready", "some", "done", "failed"}
-    return message if known else {"failed": f"it says {line[:80].strip()!r}"}
+        if isinstance(message, dict) and message.keys() & {"ready", "some", "done", "failed"}:
+            return message
+    return {"failed": f"it says {line[:80].strip()!r}"}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -41,7 +41,7 @@ class Worker:
         lora: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(adapter)} if adapter else {}
         arguments = EngineArgs(
             model=model,
-            dtype=("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype,  # type: ignore[arg-type]
+            dtype=("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype,
             max_model_len=context,
             enforce_eager=on_cpu if eager is None else eager,
             enable_prefix_caching=True,
