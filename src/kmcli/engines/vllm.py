@@ -17,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,12 +26,14 @@ from kmcli import bases
 from kmcli.bases.chat import chat_ids, end_ids
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.writing import Pieces, chat_seed, room
-from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
+from kmcli.errors import InterruptedRun, ResourceError, UsageError
 from kmcli.types import Reporter, silent
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 START_SECONDS = 900.0
 """How long vLLM may take to start: imports, weights, and on accelerators compilation."""
+
+GO_ON = "What was finished before is kept; the same command goes on from there."
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -137,11 +138,12 @@ class VllmEngine:
         """Raises InterruptedRun where vLLM's process dies: what earlier calls gave is not touched by that."""
         prompts = [chat_ids(self.tokenizer, list(chat)) for chat in chats]
         results: dict[int, Generation] = {}
-        for message in self._ask(prompts, sampling, stream=False):
-            index, ids = message["done"], message["ids"]
-            results[index] = Generation(self._text(ids), len(prompts[index]), len(ids), message["finished"])
-            if progress:
-                progress(len(results))
+        with contextlib.closing(self._ask(prompts, sampling, stream=False)) as messages:
+            for message in messages:
+                index, ids = message["done"], message["ids"]
+                results[index] = Generation(self._text(ids), len(prompts[index]), len(ids), message["finished"])
+                if progress:
+                    progress(len(results))
         return [results[i] for i in range(len(chats))]
 
     def stream(self, chat: Chat, sampling: Sampling, on_text: Callable[[str], None]) -> Generation:
@@ -149,16 +151,17 @@ class VllmEngine:
         pieces = Pieces(on_text)
         written: list[int] = []
         finished = False
-        for message in self._ask([prompt], sampling, stream=True):
-            if "some" in message:
-                written += message["ids"]
-                pieces.grow(self._text(written))
-            else:
-                written, finished = message["ids"], message["finished"]
+        with contextlib.closing(self._ask([prompt], sampling, stream=True)) as messages:
+            for message in messages:
+                if "some" in message:
+                    written += message["ids"]
+                    pieces.grow(self._text(written))
+                else:
+                    written, finished = message["ids"], message["finished"]
         pieces.end(self._text(written))
         return Generation(self._text(written), len(prompt), len(written), finished)
 
-    def _ask(self, prompts: list[list[int]], sampling: Sampling, stream: bool) -> Iterator[dict[str, Any]]:
+    def _ask(self, prompts: list[list[int]], sampling: Sampling, stream: bool) -> Generator[dict[str, Any], None, None]:
         """The worker's messages, until each prompt is done."""
         if not prompts:
             return
@@ -214,33 +217,31 @@ class _Process:
     def start(self, opening: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Returns what the worker says of itself. Raises ResourceError where vLLM is not there or does not start."""
         hint = "Check that this interpreter has a vLLM that works here: " + str(self.process.args[0])  # type: ignore[index]
-        with contextlib.suppress(OSError):
-            self.send(opening)
-        deadline = time.monotonic() + seconds
+        self.send(opening)
         try:
-            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            line = self._lines.get(timeout=seconds)
         except queue.Empty:
             raise ResourceError(f"vLLM was not ready after {seconds:g} seconds.", hint) from None
-        message = _parse(line) if line else {"failed": self._how_it_ended()}
-        if "ready" in message:
-            ready: dict[str, Any] = message["ready"]
-            return ready
-        why = message["failed"]
-        raise ResourceError(f"vLLM does not start: {_sentence(why)}.", hint)
+        message: dict[str, Any] = _parse(line) if line else {"failed": self._how_it_ended()}
+        if "ready" not in message:
+            why = message.get("failed", "it answers before it is ready")
+            raise ResourceError(f"vLLM does not start: {_sentence(why)}.", hint)
+        ready: dict[str, Any] = message["ready"]
+        return ready
 
     def send(self, message: dict[str, Any]) -> None:
+        """Raises InterruptedRun where an earlier call ended it: lines of that call may still be there."""
         assert self.process.stdin is not None
-        try:
+        if not self.close.alive:
+            raise InterruptedRun("vLLM's process ended in an earlier call.", GO_ON)
+        with contextlib.suppress(OSError):  # it is gone: receive says so
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        except (OSError, ValueError):  # it is gone, or closed: receive says so
-            pass
 
     def receive(self, when: str) -> dict[str, Any]:
         """The next message. Raises InterruptedRun where there will be none."""
         line = self._lines.get()
         if line is None:
-            self._lines.put(None)  # for whoever asks next
             raise _died(when, self._how_it_ended())
         message = _parse(line)
         if "failed" in message:
@@ -285,11 +286,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _died(when: str, why: str) -> KmError:
-    return InterruptedRun(
-        f"vLLM's process ended {when}: {_sentence(why)}.",
-        "What was finished before is kept; the same command goes on from there.",
-    )
+def _died(when: str, why: str) -> InterruptedRun:
+    return InterruptedRun(f"vLLM's process ended {when}: {_sentence(why)}.", GO_ON)
 
 
 def _sentence(why: str) -> str:
