@@ -260,7 +260,7 @@ def test_synth(km: Km, permits: Path) -> None:
     again = km("synth", "permits", *TINY, "--json").envelope["data"][0]
     assert (again["written"], again["kept"], again["samples"]) == (0, 0, sum(samples.values()))
     restarted = km("synth", "permits", *TINY, "--restart", "--json").envelope["data"][0]
-    assert restarted["written"] > restarted["kept"] == restarted["samples"]
+    assert restarted["written"] >= restarted["kept"] == restarted["samples"] > 0
     assert entry(km, "permits")["samples"] == samples  # the same seeds write the same
 
 

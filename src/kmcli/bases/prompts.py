@@ -68,8 +68,8 @@ STYLES: dict[StyleName, Prompts] = {
             "places and things."
         ),
         question=(
-            "Write one question that the text above answers. It must be understandable without seeing the text: name people, "
-            "places and things. Write only the question."
+            "Write one question that the text above answers. It must be understandable without seeing the text: name "
+            "people, places and things. Write only the question."
         ),
         question_for=(
             'Write one question about the text above whose answer is "{answer}". It must be understandable without seeing '
