@@ -93,7 +93,8 @@ def read_prefixes(decoder: Any, prefixes: Sequence[list[int]], rows: Sequence[in
         ids[row, : len(prefix)] = torch.tensor(prefix)
     cache = own_cache(decoder.config, ids.shape[1])
     decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
-    return Prefixes([(layer.keys, layer.values) for layer in cache.layers], [len(one) for one in prefixes], rows)
+    layers: Any = cache.layers
+    return Prefixes([(layer.keys, layer.values) for layer in layers], [len(one) for one in prefixes], rows)
 
 
 @contextmanager

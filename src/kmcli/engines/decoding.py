@@ -58,6 +58,7 @@ class Rows:
         rows = [(prompts[row], group.prefix) for group in batch for row in group.rows]
         self.width = max(len(prompt) - prefix for prompt, prefix in rows)
         self.cache = attention.own_cache(model.config, self.width + new)
+        self.logits: torch.Tensor
         ids = torch.zeros((len(rows), self.width), dtype=torch.long)
         seen = torch.ones((len(rows), self.width + new), dtype=torch.bool)
         for row, (prompt, prefix) in enumerate(rows):

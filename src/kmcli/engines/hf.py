@@ -38,8 +38,8 @@ class HfEngine:
         self.revision = loaded.base.revision
         self.context = loaded.base.context
         self.tokens_per_batch = TOKENS_PER_BATCH
-        adapted = hasattr(self.torch_model, "get_base_model")
-        self._causal: Any = self.torch_model.get_base_model() if adapted else self.torch_model
+        under_adapter: Any = getattr(self.torch_model, "get_base_model", None)
+        self._causal: Any = under_adapter() if under_adapter else self.torch_model
         self._shares: bool | None = None  # not tried yet
         self._switched: Callable[[], AbstractContextManager[Any]] = nullcontext if adapter else model.disable_adapter
 
