@@ -72,7 +72,7 @@ def pairs(text: str, finished: bool) -> list[Draft]:
         match = _LABEL.match(line)
         if match:
             label, content = match.group(1)[0].lower(), _clean(match.group(2))
-        elif label and line.strip():
+        elif label:  # stands on a line of its own: what it labels follows
             content = _clean(_MARK.sub("", line))
         else:
             open_end = open_end and not line.strip()
