@@ -1,4 +1,7 @@
-"""Generation by transformers: chats batched by length, sampled or greedy, with whatever adapter the model carries."""
+"""Generation with a transformers model, sampled or greedy, with whatever adapter it carries.
+
+Chats that begin alike (the same chunk, asked again and again) are batched together, and what they share is read once.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from kmcli.bases import Loaded
 from kmcli.engines import Chat, Generation, Sampling
+from kmcli.engines.prefixes import Batch, Group, plan
 from kmcli.errors import ResourceError
 
 if TYPE_CHECKING:
     import torch
 
 TOKENS_PER_BATCH = 16_384
-"""Prompt and answer tokens of a batch, padding included: bounds memory, and halves when memory runs out."""
+"""Of a batch, answers and padding included, a shared prefix once: bounds memory, and halves when that runs out."""
 
 PLAIN: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"))
 """Unsets what a base's generation_config.json may say. A repetition penalty above all: it is on the prompt's words too,
@@ -34,6 +38,9 @@ class HfEngine:
         self.revision = loaded.base.revision
         self.context = loaded.base.context
         self.tokens_per_batch = TOKENS_PER_BATCH
+        adapted = hasattr(self.torch_model, "get_base_model")
+        self._causal: Any = self.torch_model.get_base_model() if adapted else self.torch_model
+        self._shares: bool | None = None  # not tried yet
         self._switched: Callable[[], AbstractContextManager[Any]] = nullcontext if adapter else model.disable_adapter
 
     def count(self, chat: Chat) -> int:
@@ -42,24 +49,26 @@ class HfEngine:
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[Generation]:
+        """Answers do not depend on the batches but for rounding: each chat draws numbers of its own, by seed and place."""
         import torch
 
+        torch.manual_seed(sampling.seed)  # for transformers' own generate; ours has draws
         prompts = [self.loaded.chat_ids(list(chat)) for chat in chats]
-        order = sorted(range(len(chats)), key=lambda i: len(prompts[i]))  # like lengths together: little padding
+        draws = _draws(len(prompts), sampling)
         results: dict[int, Generation] = {}
-        torch.manual_seed(sampling.seed)
-        while order:
-            size = self._batch_size(prompts, order, sampling.max_tokens)
-            batch, order = order[:size], order[size:]
+        batches = self._plan(prompts, range(len(prompts)), sampling)
+        while batches:
+            rows = [row for group in batches[0] for row in group.rows]
             try:
-                generations = self._batch([prompts[i] for i in batch], sampling)
+                generations = self._batch(prompts, batches[0], sampling, draws[rows])
             except torch.OutOfMemoryError:
-                if size == 1:
+                if len(rows) == 1:
                     raise _too_long() from None
                 self.tokens_per_batch //= 2
-                order = batch + order
+                batches = self._plan(prompts, [row for row in range(len(prompts)) if row not in results], sampling)
                 continue
-            results.update(zip(batch, generations, strict=True))
+            del batches[0]
+            results.update(zip(rows, generations, strict=True))
             if progress:
                 progress(len(results))
         return [results[i] for i in range(len(chats))]
@@ -68,20 +77,61 @@ class HfEngine:
         import torch
 
         torch.manual_seed(sampling.seed)
+        prompt = self.loaded.chat_ids(list(chat))
         streamer = _Pieces(self.loaded, on_text)
         try:
-            (generation,) = self._batch([self.loaded.chat_ids(list(chat))], sampling, streamer)
+            (generation,) = self._batch([prompt], [Group(0, (0,))], sampling, _draws(1, sampling), streamer)
         except torch.OutOfMemoryError:
             raise _too_long() from None
         return generation
 
-    def _batch_size(self, prompts: list[list[int]], order: list[int], new: int) -> int:
-        size = 1
-        while size < len(order) and (len(prompts[order[size]]) + new) * (size + 1) <= self.tokens_per_batch:
-            size += 1
-        return size
+    def _plan(self, prompts: list[list[int]], todo: Sequence[int], sampling: Sampling) -> list[list[Group]]:
+        batches = plan(prompts, todo, sampling.max_tokens, self.tokens_per_batch, share=self._shares is not False)
+        shared = [group for batch in batches for group in batch if group.prefix]
+        if shared and self._shares is None:
+            self._shares = self._can_share(prompts[shared[0].rows[0]])
+            return self._plan(prompts, todo, sampling)
+        return batches
 
-    def _batch(self, prompts: list[list[int]], sampling: Sampling, streamer: Any = None) -> list[Generation]:
+    def _can_share(self, prompt: list[int]) -> bool:
+        import torch
+
+        from kmcli.engines import decoding
+
+        model = self._causal
+        with torch.inference_mode(), self._switched():
+            return decoding.can_decode(model) and decoding.can_share(model, prompt, self.loaded.device)
+
+    def _batch(
+        self,
+        prompts: list[list[int]],
+        batch: Batch,
+        sampling: Sampling,
+        draws: torch.Tensor,
+        streamer: _Pieces | None = None,
+    ) -> list[Generation]:
+        """Generations of the batch's rows, in its order."""
+        import torch
+
+        from kmcli.engines import decoding
+
+        mine = [prompts[row] for group in batch for row in group.rows]
+        with torch.inference_mode(), self._switched():
+            if decoding.can_decode(self._causal):
+                if streamer:
+                    streamer.put(torch.tensor(mine))
+                rows = decoding.Rows(self._causal, prompts, batch, sampling.max_tokens, self.loaded.device)
+                written = decoding.decode(
+                    rows, sampling, self.loaded.end_ids, draws, streamer.put if streamer else None
+                )
+                if streamer:
+                    streamer.end()
+            else:
+                written = self._generate(mine, sampling, streamer)
+        return [self._generation(len(prompt), ids) for prompt, ids in zip(mine, written, strict=True)]
+
+    def _generate(self, prompts: list[list[int]], sampling: Sampling, streamer: _Pieces | None) -> list[list[int]]:
+        """What each prompt is answered, by transformers: for families whose caches `decoding` does not know."""
         import torch
 
         width = max(map(len, prompts))
@@ -95,18 +145,17 @@ class HfEngine:
         choice = PLAIN | {"do_sample": False}
         if sampling.temperature > 0:
             choice |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-        with torch.inference_mode(), self._switched():
-            output = self.torch_model.generate(
-                input_ids=ids.to(self.loaded.device),
-                attention_mask=mask.to(self.loaded.device),
-                max_new_tokens=sampling.max_tokens,
-                eos_token_id=end,
-                pad_token_id=pad,
-                streamer=streamer,
-                **choice,
-            )
-        written: torch.Tensor = output[:, width:].cpu()
-        return [self._generation(len(prompt), row.tolist()) for prompt, row in zip(prompts, written, strict=True)]
+        output = self.torch_model.generate(
+            input_ids=ids.to(self.loaded.device),
+            attention_mask=mask.to(self.loaded.device),
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=end,
+            pad_token_id=pad,
+            streamer=streamer,
+            **choice,
+        )
+        written: list[list[int]] = output[:, width:].tolist()
+        return written
 
     def _generation(self, prompt_tokens: int, written: list[int]) -> Generation:
         ids = _up_to_end(written, self.loaded)
@@ -124,7 +173,7 @@ class _Pieces:
         self.prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
-        if not self.prompt_seen:  # generate() hands over the prompt first
+        if not self.prompt_seen:  # it comes first
             self.prompt_seen = True
             return
         self.ids.extend(value.reshape(-1).tolist())
@@ -144,6 +193,14 @@ class _Pieces:
         if len(text) > len(self.shown):
             self.on_text(text[len(self.shown) :])
             self.shown = text
+
+
+def _draws(count: int, sampling: Sampling) -> torch.Tensor:
+    """(count, max_tokens) uniform numbers. The first rows are the same whatever the count."""
+    import torch
+
+    generator = torch.Generator().manual_seed(sampling.seed)
+    return torch.rand((count, sampling.max_tokens), generator=generator)
 
 
 def _up_to_end(ids: list[int], loaded: Loaded) -> list[int]:
