@@ -252,7 +252,7 @@ def test_only_names_that_share_a_sentence_are_related() -> None:
 def test_a_seed_asks_and_the_base_answers_at_length(name: str) -> None:
     message = "Would you list what is known of the mill?"
     told: dict[tuple[Chunk | None, str], Answer] = {
-        (MILL, GENERAL.seeds[name]): f"Message: {message}" if TASKS[name].parser == "message" else message,  # type: ignore[index]
+        (MILL, GENERAL.seeds[name]): f"Message: {message}" if TASKS[name].parser == "message" else message,
         (MILL, message): '{\n  "builder": "Ann",\n  "year": 1871\n}',
     }
     made, engine = run(said(told), [MILL], replace(only(name), chunk_tokens=200), prompts=GENERAL)
