@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,16 @@ def _parameters(file: Path) -> int:
 
 
 def revision(path: Path, report: Reporter) -> str:
-    """Identifies the weights: the hub's commit for a snapshot in the hub's cache, else a hash over the weight files.
+    """Identifies the weights: the hub's commit for a snapshot in the hub's cache, else a hash over the weight files."""
+    return path.name if _is_snapshot(path) else files_revision(path, weight_files(path), report)
+
+
+def files_revision(path: Path, weights: Sequence[Path], report: Reporter) -> str:
+    """A hash over the files of the model at `path`.
 
     Hashing gigabytes takes a while, so the hash of a large model is remembered in KM_HOME/cache until a file changes.
     """
-    if _is_snapshot(path):
-        return path.name
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weight_files(path)]
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
     if sum(size for _, size, _ in files) < _WORTH_REMEMBERING:
         return _hash(tuple(files))
     key = hashlib.sha256(repr(files).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,135 @@
+"""Generation by llama.cpp from a GGUF file: quantised bases, small machines. One chat after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kmcli.bases import folder
+from kmcli.bases.chat import chat_ids
+from kmcli.engines import Chat, Generation, Sampling
+from kmcli.engines.gguf import GgufFile
+from kmcli.engines.writing import Pieces, chat_seed, room
+from kmcli.errors import ResourceError, UsageError
+from kmcli.types import Reporter, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RESERVED = 2048
+"""Tokens for which memory is reserved at first; more as soon as a prompt needs them. A file may allow more than fits."""
+
+UNSAID = 2048
+"""The context of a file that does not say what it was trained for."""
+
+_HINT = "Choose another file with --model."
+_PROBE = "The same words, in 2 lines;\nread by both."
+
+
+def open_engine(
+    model: str,
+    *,
+    context: int | None = None,
+    device: str = "auto",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    report: Reporter = silent,
+) -> LlamaCppEngine:
+    """Open the GGUF file `model`.
+
+    context: fewer tokens than the file allows. device: "cpu" keeps all layers on the processor, anything else puts them
+    on the accelerator that llama.cpp was built for. tokenizer: of the same base, where chats must be read exactly as
+    transformers reads them; None: by the file's own vocabulary and chat template.
+
+    Raises UsageError where `model` is no GGUF file, KmError where llama.cpp cannot open it, ResourceError without
+    llama-cpp-python and for a tokenizer of another base.
+    """
+    path = Path(model).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"{model} is not a file.", "Give a GGUF file, such as model.gguf.")
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise UsageError(f"{model} is not a GGUF file.", "Give a GGUF file, such as model.gguf.")
+    return LlamaCppEngine(path, folder.files_revision(path, [path], report), context, device, tokenizer)
+
+
+class LlamaCppEngine:
+    name = "llamacpp"
+
+    def __init__(
+        self,
+        path: Path,
+        revision: str,
+        context: int | None = None,
+        device: str = "auto",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """See open_engine."""
+        self.model = str(path)
+        self.revision = revision
+        self.tokenizer = tokenizer
+        self._layers = 0 if device == "cpu" else -1
+        self._reserved = RESERVED
+        self._file = self._open()
+        allowed = self._file.trained_context or UNSAID
+        self.context = min(context or allowed, allowed)
+        if tokenizer and tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != self._file.ids(_PROBE, False):
+            raise ResourceError(f"{path} was made from a base with another tokenizer.", _HINT)
+
+    def _open(self) -> GgufFile:
+        return GgufFile(Path(self.model), self._reserved, _HINT, n_gpu_layers=self._layers)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def count(self, chat: Chat) -> int:
+        return len(self._ids(chat))
+
+    def generate(
+        self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Generation]:
+        prompts = [self._ids(chat) for chat in chats]
+        self._prepare(prompts, sampling)
+        results: dict[int, Generation] = {}
+        for i in sorted(range(len(prompts)), key=prompts.__getitem__):  # like beginnings follow each other: read once
+            results[i] = self._write(prompts[i], sampling, chat_seed(sampling.seed, i))
+            if progress:
+                progress(len(results))
+        return [results[i] for i in range(len(chats))]
+
+    def stream(self, chat: Chat, sampling: Sampling, on_text: Callable[[str], None]) -> Generation:
+        prompt = self._ids(chat)
+        self._prepare([prompt], sampling)
+        return self._write(prompt, sampling, chat_seed(sampling.seed, 0), Pieces(on_text))
+
+    def _ids(self, chat: Chat) -> list[int]:
+        return chat_ids(self.tokenizer, list(chat)) if self.tokenizer else self._file.chat_ids(chat)
+
+    def _prepare(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+        """Reserve enough memory, and forget earlier calls: they would change the last digits, and so what is drawn."""
+        needed = max((len(p) + room(len(p), sampling.max_tokens, self.context) for p in prompts), default=0)
+        if needed > self._reserved:
+            self._file.close()
+            self._reserved = min(self.context, max(needed, 2 * self._reserved))
+            self._file = self._open()
+        self._file.forget()
+
+    def _write(self, prompt: list[int], sampling: Sampling, seed: int, pieces: Pieces | None = None) -> Generation:
+        limit = room(len(prompt), sampling.max_tokens, self.context)
+        written, tokens, finished = b"", 0, False
+        for token in islice(self._file.tokens(prompt, sampling.temperature, sampling.top_p, seed), limit):
+            finished = self._file.ends(token)
+            if not finished:
+                tokens += 1
+                written += self._file.bytes(token)
+                if pieces:
+                    pieces.grow(_text(written))
+        text = _text(written)
+        if pieces:
+            pieces.end(text)
+        return Generation(text, len(prompt), tokens, finished)
+
+
+def _text(written: bytes) -> str:
+    return written.decode("utf-8", "replace").strip()
