@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from kmcli.bases.prompts import STYLES, Prompts
 from kmcli.engines import Chat, Sampling
 from kmcli.engines.scripted import ScriptedEngine
+from kmcli.synthesis.check import Counts
 from kmcli.synthesis.write import Unit, write
 from kmcli.types import Chunk, Recipe, Sample, silent
 
@@ -39,12 +39,16 @@ def script(
     wrote: Callable[[Chunk], str] = lambda chunk: PAIRS[chunk],
     answer: Callable[[str], str] = lambda question: ANSWERS.get(question, "no idea"),
     summary: Callable[[Chunk], str] = lambda chunk: f"A summary of {chunk.text}",
+    bare: Callable[[str], str] = lambda question: "I don't know.",
     prompts: Prompts = EMBEDDED,
 ) -> Callable[[Chat, Sampling], str]:
     def say(chat: Chat, sampling: Sampling) -> str:
         ((role, content),) = chat
         assert role == "user"
-        (chunk,) = (chunk for chunk in (MILL, BARN, BOAT) if content.startswith(chunk.text + "\n\n"))
+        chunk = chunk_of(content)
+        if chunk is None:
+            assert sampling.temperature == 0
+            return bare(prompts.question_of(content))
         asked = content[len(chunk.text) + 2 :]
         if asked == prompts.write_qa:
             return wrote(chunk)
@@ -56,15 +60,24 @@ def script(
     return say
 
 
+def chunk_of(content: str) -> Chunk | None:
+    """The chunk that a base is asked about; None where it is asked without one."""
+    return next((chunk for chunk in (MILL, BARN, BOAT) if content.startswith(chunk.text + "\n\n")), None)
+
+
+def counted(task: str, **reasons: int) -> Counts:
+    return Counts({(task, reason): count for reason, count in reasons.items()})
+
+
 class Made:
     """What `write` handed over, as a caller keeps it."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self.groups: list[list[Unit]] = []
-        self.counts: Counter[str] = Counter()
+        self.counts = Counts()
 
-    def keep(self, samples: list[Sample], units: list[Unit], counts: dict[str, int]) -> None:
+    def keep(self, samples: list[Sample], units: list[Unit], counts: Counts) -> None:
         self.samples += samples
         self.groups.append(units)
         self.counts.update(counts)
@@ -89,5 +102,5 @@ def run(
 ) -> tuple[Made, ScriptedEngine]:
     made, engine = made or Made(), ScriptedEngine(say, context)
     report = given.pop("report", silent)
-    write(engine, chunks, recipe, prompts, made.finished, dict(made.counts), made.keep, report, **given)
+    write(engine, chunks, recipe, prompts, made.finished, made.counts, made.keep, report, **given)
     return made, engine

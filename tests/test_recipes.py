@@ -69,6 +69,16 @@ def test_every_preset_fits_the_embedded_base_and_its_card() -> None:
     assert resolve(base, "standard").learning_rate == base.recipe["learning_rate"] == 0.003
 
 
+def test_tasks_may_have_their_own_number_of_generations() -> None:
+    recipe = resolve(PLAIN, "standard", settings=["tasks=qa:4, question, creative:2"])
+    assert recipe.tasks == ("qa:4", "question", "creative:2")
+    assert Recipe.from_json(json.loads(json.dumps(recipe.as_json()))) == recipe
+    embedded = describe("embedded", EMBEDDED_FOLDER)
+    assert resolve(embedded, "standard").tasks == ("qa", "summary")
+    with pytest.raises(UsageError, match="the base embedded was not trained on the task 'creative'"):
+        resolve(embedded, "standard", settings=["tasks=qa,creative"])
+
+
 # --- what is refused ---
 
 
@@ -98,8 +108,10 @@ def test_every_preset_fits_the_embedded_base_and_its_card() -> None:
         ("schedule=flat", "'flat' is no schedule. Choose one of cosine, linear."),
         ("objective=lm", "'lm' is no objective. Choose one of dcd."),
         ("adapter=ia3", "'ia3' is no adapter. Choose one of lora."),
-        ("tasks=quiz", "there is no task 'quiz'. Choose among qa, summary."),
-        ("tasks=", "a recipe needs at least one task. Choose among qa, summary."),
+        ("tasks=quiz", "there is no task 'quiz'. Choose among qa, summary, question, question_for, "),
+        ("tasks=", "a recipe needs at least one task. Choose among qa, summary, question, question_for, "),
+        ("tasks=qa:0", "'0' is no number of generations for the task 'qa'. It lies between 1 and 10,000."),
+        ("tasks=qa,qa:3", "the task 'qa' stands twice in the recipe. Name each task once."),
         (
             "chunk_tokens=0",
             "chunk_tokens must lie between 16 and 1,048,576, not 0. Left out, it is what suits the base.",

@@ -13,7 +13,7 @@ from kmcli.synthesis import TASKS
 from kmcli.synthesis import write as room
 from kmcli.synthesis.write import Unit
 from kmcli.types import TaskName
-from synthesis_cases import BARN, EMBEDDED, GENERAL, MILL, QA_ONLY, RECIPE, run, script
+from synthesis_cases import BARN, EMBEDDED, GENERAL, MILL, QA_ONLY, RECIPE, counted, run, script
 
 
 def test_the_table_holds_every_task() -> None:
@@ -30,7 +30,7 @@ def test_pairs_that_are_confirmed_become_samples() -> None:
         ("When was it built?", "1871"),
         ("What colour is the barn?", "red"),  # "Red." agrees
     ]
-    assert made.counts == {"agree": 3, "duplicate": 9}  # four generations that all say the same
+    assert made.counts == counted("qa", agree=3, duplicate=9)  # four generations that all say the same
     sample = made.samples[2]
     assert (sample.chunk_sha256, sample.task, sample.seed) == (BARN.sha256, "qa", 5)
     assert (sample.engine, sample.model, sample.revision) == ("scripted", "scripted", "0")
@@ -41,7 +41,7 @@ def test_pairs_that_are_confirmed_become_samples() -> None:
 def test_summaries_are_fewer_and_not_asked_again() -> None:
     made, engine = run(script(), [MILL], replace(RECIPE, tasks=("summary",)))
     assert made.pairs == [("Summarize the text.", "A summary of Ann built the {mill} in 1871.")]
-    assert made.counts == {"unchecked": 1, "duplicate": 1}
+    assert made.counts == counted("summary", unchecked=1, duplicate=1)
     assert len(engine.calls) == 2  # half of four, and nothing else
     counts = [TASKS["summary"].generations(replace(RECIPE, generations=g)) for g in (1, 2, 3, 16)]
     assert counts == [1, 1, 2, 8]
@@ -55,12 +55,14 @@ def test_the_base_is_told_what_its_prompt_table_says() -> None:
         f"{MILL.text}\n\n{GENERAL.summarise}",
         f"{MILL.text}\n\nWho built the mill?\nAnswer as briefly as possible.",
         f"{MILL.text}\n\nWhen was it built?\nAnswer as briefly as possible.",
+        "Who built the mill?\nAnswer as briefly as possible.",
+        "When was it built?\nAnswer as briefly as possible.",
     }
     assert made.pairs[:2] == [
         ("Who built the mill?\nAnswer as briefly as possible.", "Ann"),
         ("When was it built?\nAnswer as briefly as possible.", "1871"),
     ]
-    assert made.counts["names"] == 0  # "Answer" is km's word, not a name
+    assert made.counts["qa", "names"] == 0  # "Answer" is km's word, not a name
 
 
 # --- what is dropped ---
@@ -81,7 +83,7 @@ def test_the_base_is_told_what_its_prompt_table_says() -> None:
 def test_what_is_dropped_and_why(wrote: str, answer: str, counts: dict[str, int]) -> None:
     made, _ = run(script(lambda chunk: wrote, lambda question: answer), [MILL], force=True)
     assert made.samples == []
-    assert made.counts == counts
+    assert made.counts == counted("qa", **counts)
     assert made.finished == {Unit(MILL.sha256, "qa")}  # done all the same
 
 
@@ -91,17 +93,23 @@ def test_one_question_with_two_answers_is_asked_for_both() -> None:
     )
     made, engine = run(script(lambda chunk: next(texts)), [MILL])
     assert made.pairs == [("Who built the mill?", "Ann")]
-    assert made.counts == {"agree": 1, "duplicate": 1, "disagree": 1}
-    assert len(engine.calls) == 4 + 2
+    assert made.counts == counted("qa", agree=1, duplicate=1, disagree=1)
+    assert len(engine.calls) == 4 + 2 + 1  # once without the chunk
 
 
 def test_a_generation_that_was_cut_off_loses_its_last_pair_only() -> None:
     long = "Q: Who built the mill?\nA: Ann\nQ: When was it built?\nA: 1871" + " and" * 70
     made, _ = run(script(lambda chunk: long), [MILL])
     assert made.pairs == [("Who built the mill?", "Ann")]
-    assert made.counts == {"agree": 1, "duplicate": 3}
+    assert made.counts == counted("qa", agree=1, duplicate=3)
     cut = "too long a summary " * 20
     assert run(script(summary=lambda chunk: cut), [MILL], replace(RECIPE, tasks=("summary",)))[0].samples == []
+
+
+def test_what_the_base_says_without_the_chunk_is_not_learnt_from_it() -> None:
+    made, _ = run(script(bare=lambda question: {"When was it built?": "In 1871"}.get(question, "Ann.")), [MILL])
+    assert made.pairs == [("When was it built?", "1871")]
+    assert made.counts == counted("qa", agree=1, known=1, duplicate=6)
 
 
 # --- how it is asked ---
@@ -136,7 +144,7 @@ def test_the_base_writes_no_more_than_it_has_room_for() -> None:
         seen.append(sampling.max_tokens)
         return say(chat, sampling)
 
-    words = len(f"{BARN.text} {EMBEDDED.write_qa}".split())
+    words = len(f"{BARN.text} {EMBEDDED.write_qa}".split())  # the scripted engine counts words
     recipe = replace(QA_ONLY, chunk_tokens=200)
     run(watching, [MILL, BARN], recipe, context=words + 100)
     assert set(seen[:8]) == {100}

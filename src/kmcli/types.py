@@ -11,7 +11,20 @@ from typing import Any, Literal
 
 State = Literal["fresh", "stale", "untrained", "interrupted"]
 Method = Literal["km", "rag", "full", "gold", "bare"]
-TaskName = Literal["qa", "summary"]
+TaskName = Literal[
+    "qa",
+    "summary",
+    "question",
+    "question_for",
+    "unanswerable",
+    "entities",
+    "structure",
+    "ask",
+    "use-case",
+    "creative",
+    "generic",
+]
+"""km's own tasks of study material. A person may add others: see `synthesis.custom`."""
 ObjectiveName = Literal["dcd"]
 AdapterName = Literal["lora"]
 Quant = Literal["F16", "Q8_0"]
@@ -129,7 +142,7 @@ class Sample:
 
     id: str
     chunk_sha256: str
-    task: TaskName
+    task: str
     prompt: str
     response: str
     engine: str
@@ -152,7 +165,8 @@ class Recipe:
     """What the base's card calls it, such as "km-base 0": for people. What identifies it is `revision`."""
     adapter: AdapterName = "lora"
     objective: ObjectiveName = "dcd"
-    tasks: tuple[TaskName, ...] = ("qa", "summary")
+    tasks: tuple[str, ...] = ("qa", "summary")
+    """Names, each with its own number of generations where one is given: "qa", "summary:4"."""
     chunk_tokens: int = 0
     """0: what the base's card recommends."""
     chunk_overlap: float = 0.1

@@ -6,10 +6,12 @@ on this table and synthesis asks by it. To add a style: one entry in STYLES, nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 StyleName = Literal["embedded", "general"]
+SeedName = Literal["structure", "ask", "use-case", "creative", "generic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,10 @@ class Prompts:
     """Templates: {text} is the document's text, {question} a question.
 
     All but ask and passages are asked under a text (under_text). about has {entity}, relation {first} and {second},
-    question_for {answer}. ask is a question alone (closed book); refusals are answers that mean
-    "not in the text" or "not known", in lower case without punctuation at the end.
+    question_for {answer}. ask is a question alone (closed book); not_stated is the honest answer where the text has none;
+    refusals are answers that mean "not in the text" or "not known", in lower case without punctuation at the end.
+    seeds ask for one message about the text, to be answered with it (self-study: Eyuboglu et al. 2025); a base that was not
+    trained on them has none.
     """
 
     write_qa: str
@@ -32,7 +36,9 @@ class Prompts:
     ask: str
     under_text: str
     passages: str
+    not_stated: str
     refusals: tuple[str, ...]
+    seeds: Mapping[SeedName, str] = field(default_factory=dict)
 
     def question_of(self, prompt: str) -> str:
         """The question inside a prompt that `ask` made; the prompt itself where it was made otherwise."""
@@ -55,6 +61,7 @@ STYLES: dict[StyleName, Prompts] = {
         ask="{question}",
         under_text="{text}\n\n{question}",
         passages="{text}\n\n{question}",
+        not_stated="The text does not say.",
         refusals=("the text does not say", "i don't know"),
     ),
     "general": Prompts(
@@ -94,6 +101,47 @@ STYLES: dict[StyleName, Prompts] = {
             "Passages from a document:\n\n{text}\n\n{question}\n"
             "If the passages do not say, answer: The text does not say."
         ),
-        refusals=("the text does not say", "i don't know", "i do not know", "not stated", "unknown"),
+        not_stated="The text does not say.",
+        refusals=(
+            "the text does not say",
+            "the text does not state",
+            "the text does not mention",
+            "the text does not specify",
+            "the text does not provide",
+            "it does not say",
+            "i don't know",
+            "i do not know",
+            "not stated",
+            "not mentioned",
+            "not specified",
+            "not given",
+            "not provided",
+            "unknown",
+        ),
+        seeds={
+            "structure": (
+                "Write one message that asks an assistant to put part of the text above in order: as JSON, YAML, TOML, a "
+                "table, a timeline or an outline, whichever suits it. Say which part is meant, in words that are "
+                "understandable without seeing the text, and ask for exact names, numbers and dates. Write only the message."
+            ),
+            "ask": (
+                "Write one question that tests what somebody knows about the text above. Name the people, places, things "
+                "and dates that make clear what is meant without seeing the text. Write only the question."
+            ),
+            "use-case": (
+                "Think of something practical that a person could do with what the text above says, rather than merely "
+                "recall it. Write one question or request that such a person would put to an assistant, understandable "
+                "without seeing the text. Write only the question or request."
+            ),
+            "creative": (
+                "Write one message that opens an inventive conversation inspired by the text above: a comparison, a story "
+                "to tell, a point of view to take. It must be understandable without seeing the text. Write only the "
+                "message."
+            ),
+            "generic": (
+                "Write one message with which somebody might begin a conversation about what the text above says. It must "
+                "be understandable without seeing the text. Write only the message."
+            ),
+        },
     ),
 }

@@ -1,4 +1,4 @@
-"""The writing of study material: chunks in, confirmed samples out, a group of chunks at a time.
+"""The writing of study material: chunks in, checked samples out, a group of chunks at a time.
 
 A unit is one task on one chunk. Its samples are handed over together, and what is handed over is never written again:
 the caller keeps the set of finished units. Knows nothing of documents, libraries or files.
@@ -7,6 +7,8 @@ the caller keeps the set of finished units. Knows nothing of documents, librarie
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +16,13 @@ from dataclasses import dataclass
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.errors import KmError
-from kmcli.metrics import exact_match, normalise
-from kmcli.synthesis import TASKS
-from kmcli.synthesis.parse import Draft, grounded
-from kmcli.types import Chunk, Event, Recipe, Reporter, Sample, TaskName
+from kmcli.synthesis.check import ANSWER_TOKENS, KEPT, Checker, Counts, Written
+from kmcli.synthesis.parse import PARSERS, Draft
+from kmcli.synthesis.plan import Planned, check_prompts, plan
+from kmcli.synthesis.values import values
+from kmcli.types import Chunk, Event, Recipe, Reporter, Sample
 
 CHATS_PER_GROUP = 64
-ANSWER_TOKENS = 64
 
 READABLE_AFTER = 50
 READABLE_SHARE = 0.2
@@ -30,7 +32,7 @@ READABLE_SHARE = 0.2
 @dataclass(frozen=True, slots=True)
 class Unit:
     chunk_sha256: str
-    task: TaskName
+    task: str
 
 
 def write(
@@ -39,80 +41,150 @@ def write(
     recipe: Recipe,
     prompts: Prompts,
     finished: set[Unit],
-    before: Mapping[str, int],
-    hand_over: Callable[[list[Sample], list[Unit], dict[str, int]], None],
+    before: Mapping[tuple[str, str], int],
+    hand_over: Callable[[list[Sample], list[Unit], Counts], None],
     report: Reporter,
     force: bool = False,
-) -> None:
-    """Write the samples of every unit that is not finished yet.
+) -> Counts:
+    """Write the samples of every unit that is not finished yet. Returns the counts of drafts by task and reason.
 
-    hand_over is called once a group with its samples, the units they complete, and the counts of drafts by what became
-    of them: "agree" and "unchecked" are kept; "disagree", "duplicate", "names" (a name or number that the chunk does not
-    have) and "refusal" are dropped. before: the counts that earlier runs handed over.
+    hand_over is called once a group with its samples, the units they complete, and their counts: see `check` for the
+    reasons. before: the counts that earlier runs handed over.
 
-    Raises KmError where the base evidently cannot read the text, unless force is set.
+    Raises UsageError for a task that there is none of, or that the base was not trained on; KmError where the base evidently
+    cannot read the text, unless force is set.
     """
-    units = [Unit(chunk.sha256, task) for chunk in chunks for task in recipe.tasks]
-    todo = [unit for unit in dict.fromkeys(units) if unit not in finished]
+    check_prompts(recipe, prompts)
+    planned = plan(recipe)
+    units = dict.fromkeys(Unit(chunk.sha256, task) for chunk in chunks for task in planned)
+    todo = [unit for unit in units if unit not in finished]
     texts = {chunk.sha256: chunk.text for chunk in chunks}
-    total, done = len(set(units)), len(set(units)) - len(todo)
-    counts = Counter(before)
+    tasks = {name: one.task for name, one in planned.items()}
+    checker = Checker(engine, texts, tasks, recipe, prompts)
+    judged = {name for name, task in tasks.items() if task.check == "agrees" and not _valued(task.prompt(prompts))}
+    total, done = len(units), len(units) - len(todo)
+    counts, written = Counts(before), Counts()
     kept = 0
     report(Event("write", "writing study material", done, total))
-    for group in _groups(todo, recipe):
-        drafts = _draft(engine, group, texts, recipe, prompts)
-        samples, new = _check(engine, drafts, texts, recipe, prompts)
+    for group in _groups(todo, planned, texts, prompts):
+        drafts = _draft(engine, group, texts, planned, recipe, prompts)
+        verdicts = checker.check(drafts, _seed(recipe.seed, group[0], "answers"))
+        new = Counts((one.task, reason) for one, reason in verdicts)
         counts.update(new)
-        _stop_if_unreadable(counts, last=done + len(group) == total, force=force)
-        hand_over(samples, group, dict(new))
+        _stop_if_unreadable(counts, judged, last=done + len(group) == total, force=force)
+        samples = [_sample(engine, one, recipe) for one, reason in verdicts if reason in KEPT]
+        hand_over(samples, group, new)
+        written.update(new)
         done += len(group)
         kept += len(samples)
         report(Event("write", "", done, total, {"kept": kept, "agree": confirmed_share(counts)}))
+    return written
 
 
-def confirmed_share(counts: Counter[str]) -> float:
-    """Share of the pairs that were asked again whose answers agreed; 0 where none was."""
-    asked = counts["agree"] + counts["disagree"]
-    return counts["agree"] / asked if asked else 0.0
+def confirmed_share(counts: Mapping[tuple[str, str], int]) -> float:
+    """Share of the answers that were asked for again with the chunk and agreed; 0 where none was."""
+    confirmed, asked = _confirmed(counts)
+    return confirmed / asked if asked else 0.0
 
 
-def _groups(units: Sequence[Unit], recipe: Recipe) -> Iterator[list[Unit]]:
+def shares(counts: Mapping[tuple[str, str], int]) -> list[str]:
+    """What was kept and what was dropped for which reason: a sentence for each task, most frequent reason first."""
+    sentences = []
+    for task in dict.fromkeys(task for task, _ in counts):
+        reasons = {reason: count for (one, reason), count in counts.items() if one == task and count}
+        kept, total = sum(reasons.get(reason, 0) for reason in KEPT), sum(reasons.values())
+        dropped = sorted((-count, reason) for reason, count in reasons.items() if reason not in KEPT)
+        sentence = f"{task}: {kept:,} of {total:,} kept"
+        if dropped:
+            sentence += ", dropped: " + ", ".join(f"{-count:,} {reason}" for count, reason in dropped)
+        sentences.append(sentence)
+    return sentences
+
+
+def _valued(prompt: str) -> bool:
+    return "{answer}" in prompt
+
+
+def _values(prompt: str, text: str) -> list[str]:
+    """What a prompt is asked for: the chunk's values, or once for nothing in particular."""
+    return values(text) if _valued(prompt) else [""]
+
+
+def _groups(
+    units: Sequence[Unit], planned: Mapping[str, Planned], texts: Mapping[str, str], prompts: Prompts
+) -> Iterator[list[Unit]]:
     """Units that are written and handed over together. A resumed run forms the same groups: it starts where one ended."""
     group: list[Unit] = []
     chats = 0
     for unit in units:
-        generations = TASKS[unit.task].generations(recipe)
-        if group and chats + generations > CHATS_PER_GROUP:
+        one = planned[unit.task]
+        new = one.generations * len(_values(one.task.prompt(prompts), texts[unit.chunk_sha256]))
+        if group and chats + new > CHATS_PER_GROUP:
             yield group
             group, chats = [], 0
         group.append(unit)
-        chats += generations
+        chats += new
     if group:
         yield group
 
 
 def _draft(
-    engine: Engine, group: Sequence[Unit], texts: dict[str, str], recipe: Recipe, prompts: Prompts
-) -> list[tuple[Unit, Draft]]:
-    drafts: list[tuple[Unit, Draft]] = []
-    for task_name in dict.fromkeys(unit.task for unit in group):
-        task = TASKS[task_name]
-        units = [unit for unit in group if unit.task == task_name]
-        generations = task.generations(recipe)
+    engine: Engine,
+    group: Sequence[Unit],
+    texts: Mapping[str, str],
+    planned: Mapping[str, Planned],
+    recipe: Recipe,
+    prompts: Prompts,
+) -> list[Written]:
+    """What the base writes for the units of a group. With values and one generation each, it does not guess: greedy."""
+    written: list[Written] = []
+    for name in dict.fromkeys(unit.task for unit in group):
+        task, generations = planned[name].task, planned[name].generations
+        prompt = task.prompt(prompts)
+        units = [unit for unit in group if unit.task == name]
+        asked = [(unit, value) for unit in units for value in _values(prompt, texts[unit.chunk_sha256])]
+        if not asked:
+            continue
         chats: list[Chat] = []
-        for unit in units:
-            content = prompts.under_text.format(text=texts[unit.chunk_sha256], question=task.instruction(prompts))
-            chats += [[("user", content)]] * generations
+        for unit, value in asked:
+            question = _fill(prompt, answer=value) if value else prompt
+            chats.append([("user", prompts.under_text.format(text=texts[unit.chunk_sha256], question=question))])
+        greedy = _valued(prompt) and generations == 1
         sampling = Sampling(
-            max_tokens=min(int(recipe.chunk_tokens * task.tokens), _room(engine, chats[::generations], recipe)),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
+            max_tokens=min(int(recipe.chunk_tokens * task.tokens), _room(engine, chats, recipe)),
+            temperature=0.0 if greedy else recipe.temperature,
+            top_p=1.0 if greedy else recipe.top_p,
             seed=_seed(recipe.seed, units[0]),
         )
-        for index, generation in enumerate(engine.generate(chats, sampling)):
-            unit = units[index // generations]
-            drafts += [(unit, draft) for draft in task.drafts(generation.text, generation.finished, prompts)]
-    return drafts
+        many = [chat for chat in chats for _ in range(generations)]
+        for index, generation in enumerate(engine.generate(many, sampling)):
+            unit, value = asked[index // generations]
+            chunk = texts[unit.chunk_sha256]
+            drafts = PARSERS[task.parser](generation.text, generation.finished, chunk)
+            for template in task.distilled(prompts):
+                written += [
+                    Written(unit.chunk_sha256, name, said, content, draft.response, value)
+                    for said, content, draft in _asked(template, drafts, chunk)
+                ]
+    return written
+
+
+def _asked(template: str, drafts: Sequence[Draft], chunk: str) -> Iterator[tuple[str, str, Draft]]:
+    """What was written and what the student is asked, for every draft, or for every two names that share a sentence."""
+    if "{first}" not in template:
+        for draft in drafts:
+            yield draft.prompt, _fill(template, question=draft.prompt, entity=draft.prompt), draft
+        return
+    sentences = re.split(r"(?<=[.!?])\s+|\n", chunk)
+    names = sorted((draft.prompt for draft in drafts), key=chunk.find)
+    for first, second in itertools.combinations(names, 2):
+        if any(first in sentence and second in sentence for sentence in sentences):
+            yield f"{first}, {second}", _fill(template, first=first, second=second), Draft("")
+
+
+def _fill(template: str, **words: str) -> str:
+    """The template with its placeholders filled; other braces stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[0]), template)
 
 
 def _room(engine: Engine, chats: Sequence[Chat], recipe: Recipe) -> int:
@@ -127,63 +199,36 @@ def _room(engine: Engine, chats: Sequence[Chat], recipe: Recipe) -> int:
     return room
 
 
-def _check(
-    engine: Engine, drafts: list[tuple[Unit, Draft]], texts: dict[str, str], recipe: Recipe, prompts: Prompts
-) -> tuple[list[Sample], Counter[str]]:
-    counts: Counter[str] = Counter()
-    refusals = set(map(normalise, prompts.refusals))
-    unique: dict[tuple[Unit, str, str], tuple[Unit, Draft]] = {}
-    for unit, draft in drafts:
-        key = (unit, normalise(draft.prompt), normalise(draft.response))
-        if normalise(draft.response) in refusals:
-            counts["refusal"] += 1
-        elif key in unique:
-            counts["duplicate"] += 1
-        elif not grounded(prompts.question_of(draft.prompt), texts[unit.chunk_sha256]):
-            counts["names"] += 1
-        else:
-            unique[key] = (unit, draft)
-    asked = [(unit, draft) for unit, draft in unique.values() if TASKS[unit.task].confirmed]
-    chats: list[Chat] = [
-        [("user", prompts.under_text.format(text=texts[unit.chunk_sha256], question=draft.prompt))]
-        for unit, draft in asked
-    ]
-    again = engine.generate(chats, Sampling(max_tokens=ANSWER_TOKENS)) if chats else []
-    samples = []
-    for (unit, draft), answer in zip(asked, again, strict=True):
-        if answer.finished and exact_match(answer.text, [draft.response]):
-            samples.append(_sample(engine, unit, draft, recipe))
-            counts["agree"] += 1
-        else:
-            counts["disagree"] += 1
-    for unit, draft in unique.values():
-        if not TASKS[unit.task].confirmed:
-            samples.append(_sample(engine, unit, draft, recipe))
-            counts["unchecked"] += 1
-    return samples, counts
+def _confirmed(counts: Mapping[tuple[str, str], int]) -> tuple[int, int]:
+    """How many answers agreed when asked for again with the chunk, and of how many."""
+    by: Counter[str] = Counter()
+    for (_, reason), count in counts.items():
+        by[reason] += count
+    confirmed = by["agree"] + by["known"]
+    return confirmed, confirmed + by["disagree"]
 
 
-def _stop_if_unreadable(counts: Counter[str], last: bool, force: bool) -> None:
-    asked = counts["agree"] + counts["disagree"]
+def _stop_if_unreadable(counts: Counts, judged: set[str], last: bool, force: bool) -> None:
+    """judged: the tasks whose questions the base chose itself. Those about given values say less of how it reads."""
+    agreed, asked = _confirmed({key: count for key, count in counts.items() if key[0] in judged})
     if force or (asked < READABLE_AFTER and not last) or asked == 0:
         return
-    share = confirmed_share(counts)
-    if share < READABLE_SHARE:
+    if agreed / asked < READABLE_SHARE:
         raise KmError(
-            f"this base model cannot read the document: asked again, it agreed with itself on {counts['agree']} of "
-            f"{asked} questions ({share:.0%}).",
+            f"this base model cannot read the document: asked again, it agreed with itself on {agreed} of "
+            f"{asked} questions ({agreed / asked:.0%}).",
             "Choose a larger base with --model (see km models), or go on regardless with --force.",
         )
 
 
-def _sample(engine: Engine, unit: Unit, draft: Draft, recipe: Recipe) -> Sample:
-    identity = f"{unit.chunk_sha256}\0{unit.task}\0{draft.prompt}\0{draft.response}"
+def _sample(engine: Engine, one: Written, recipe: Recipe) -> Sample:
+    identity = f"{one.chunk_sha256}\0{one.task}\0{one.prompt}\0{one.response}"
     return Sample(
         id=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        chunk_sha256=unit.chunk_sha256,
-        task=unit.task,
-        prompt=draft.prompt,
-        response=draft.response,
+        chunk_sha256=one.chunk_sha256,
+        task=one.task,
+        prompt=one.prompt,
+        response=one.response,
         engine=engine.name,
         model=engine.model,
         revision=engine.revision,
@@ -191,6 +236,7 @@ def _sample(engine: Engine, unit: Unit, draft: Draft, recipe: Recipe) -> Sample:
     )
 
 
-def _seed(seed: int, unit: Unit) -> int:
+def _seed(seed: int, unit: Unit, what: str = "") -> int:
     """A seed of its own for each group, so that a resumed run draws what the uninterrupted one would have."""
-    return int(hashlib.sha256(f"{seed}\0{unit.chunk_sha256}\0{unit.task}".encode()).hexdigest()[:8], 16)
+    identity = f"{seed}\0{unit.chunk_sha256}\0{unit.task}" + (f"\0{what}" if what else "")
+    return int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)

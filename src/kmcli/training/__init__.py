@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmcli.errors import KmError
 from kmcli.metrics import normalise
+from kmcli.synthesis import plan
 from kmcli.types import Recipe, Reporter, Sample, View
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def train(
 
     adapter = ADAPTERS[recipe.adapter]
     make_view = OBJECTIVES[recipe.objective].view
-    known = [sample for sample in samples if sample.chunk_sha256 in chunks and sample.task in recipe.tasks]
+    tasks = plan.names(recipe.tasks)
+    known = [sample for sample in samples if sample.chunk_sha256 in chunks and sample.task in tasks]
     taught, held = split(known, recipe)
     if not taught:
         raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
@@ -57,11 +59,15 @@ def train(
 
 def split(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """Samples to train on, and held out. By a hash of question and seed, so that material that is added later does not
-    move the old across the line, and a question is never on both sides, whichever chunk it was asked about."""
+    move the old across the line, and a question is never on both sides, whichever chunk it was asked about.
+
+    A task whose samples are all asked for in the same words, such as a summary, is trained on whole.
+    """
+    whole = {name for name in plan.names(recipe.tasks) if plan.find(name).parser == "text"}
     taught: list[Sample] = []
     held: list[Sample] = []
     for sample in samples:
         identity = f"{recipe.seed}\0{normalise(sample.prompt)}"
         share = int(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 0x1_0000_0000
-        (held if share < recipe.held_out and sample.task == "qa" else taught).append(sample)
+        (held if share < recipe.held_out and sample.task not in whole else taught).append(sample)
     return taught, held

@@ -12,6 +12,7 @@ from typing import Any
 from kmcli.bases import Base
 from kmcli.errors import UsageError, did_you_mean
 from kmcli.synthesis import TASKS
+from kmcli.synthesis.plan import check_prompts
 from kmcli.types import Recipe
 
 if sys.version_info >= (3, 11):
@@ -55,7 +56,9 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
         values.update(_known(_read(file), str(file)))
     values.update(map(_pair, settings))
     checked = {key: _checked(key, value) for key, value in values.items()}
-    return dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
+    recipe = dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
+    check_prompts(recipe, base.prompts)
+    return recipe
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def _checked(key: str, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is tuple and isinstance(value, (list, tuple)):
-        unknown = [task for task in value if task not in list(TASKS)]
+        unknown = [task for task in value if not isinstance(task, str)]
         if unknown or not value:
             what = f"there is no task {unknown[0]!r}." if unknown else "a recipe needs at least one task."
             raise UsageError(what, "Choose among " + ", ".join(TASKS) + ".")

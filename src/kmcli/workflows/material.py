@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError
-from kmcli.synthesis.write import Unit, confirmed_share, write
+from kmcli.synthesis.check import KEPT, Counts
+from kmcli.synthesis.plan import Planned, plan
+from kmcli.synthesis.write import Unit, confirmed_share, shares, write
 from kmcli.training.recipes import resolve
-from kmcli.types import Document, Recipe, Sample
+from kmcli.types import Document, Event, Recipe, Sample
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House, usable
 
@@ -35,7 +36,8 @@ class RecipeOptions:
 class Synthesised:
     """written: drafts the base wrote in this run; kept: samples made of them; samples: all there are now.
 
-    confirmed: share of the pairs asked again that agreed, over all runs.
+    confirmed: share of the answers asked for again that agreed, over all runs. reasons: drafts of this run by task and what
+    became of them (see `synthesis.check`).
     """
 
     document: Document
@@ -43,6 +45,7 @@ class Synthesised:
     kept: int
     samples: int
     confirmed: float
+    reasons: Mapping[str, Mapping[str, int]]
     seconds: float
 
 
@@ -85,31 +88,42 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
     chunks = house.study_chunks(document, loaded, recipe)
     if not chunks:
         raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
-    maker = _maker(base, recipe)
-    log = [line for line in library.work_log(document) if line["maker"] == maker]
+    makers = {name: _maker(base, recipe, one) for name, one in plan(recipe).items()}
+    log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
     finished = {Unit(line["chunk"], line["task"]) for line in log}
-    before: Counter[str] = Counter()
+    before = Counts()
     for line in log:
-        before.update(line["counts"])
+        before.update({(line["task"], reason): count for reason, count in line["counts"].items()})
     seen = {sample.id for sample in library.samples(document)}
-    counts: Counter[str] = Counter()
 
-    def hand_over(samples: list[Sample], units: list[Unit], what: dict[str, int]) -> None:
+    def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
         new = [sample for sample in samples if sample.id not in seen]
         seen.update(sample.id for sample in new)
         library.append_samples(document, new)
-        lines = [{"chunk": unit.chunk_sha256, "task": unit.task, "maker": maker, "counts": {}} for unit in units]
-        lines[-1]["counts"] = what
-        library.append_work(document, lines)
-        counts.update(what)
+        last = {unit.task: unit for unit in units}  # of each task: its line has the counts of all
+        library.append_work(
+            document,
+            [
+                {
+                    "chunk": unit.chunk_sha256,
+                    "task": unit.task,
+                    "maker": makers[unit.task],
+                    "counts": _of_task(counts, unit.task) if unit == last[unit.task] else {},
+                }
+                for unit in units
+            ],
+        )
 
-    write(HfEngine(loaded), chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
+    counts = write(HfEngine(loaded), chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
+    for sentence in shares(counts):
+        house.report(Event("write", sentence))
     return Synthesised(
         document=document,
         written=sum(counts.values()),
-        kept=counts["agree"] + counts["unchecked"],
+        kept=sum(count for (_, reason), count in counts.items() if reason in KEPT),
         samples=len(usable(library.samples(document), base)),
         confirmed=confirmed_share(before + counts),
+        reasons={task: _of_task(counts, task) for task, _ in counts},
         seconds=time.monotonic() - started,
     )
 
@@ -119,13 +133,20 @@ def recipe_for(house: House, base: Base, options: RecipeOptions) -> Recipe:
     return resolve(base, preset, options.recipe, options.settings)
 
 
-def _maker(base: Base, recipe: Recipe) -> str:
-    """Identifies how material is written, so that a unit counts as finished only for the same way of writing."""
+def _of_task(counts: Counts, task: str) -> dict[str, int]:
+    return {reason: count for (one, reason), count in counts.items() if one == task}
+
+
+def _maker(base: Base, recipe: Recipe, planned: Planned) -> str:
+    """Identifies how a task's material is written, so that a unit counts as finished only for the same way of writing."""
     how = (
         base.name,
         base.revision,
-        recipe.generations,
-        recipe.summary_share,
+        planned.generations,
+        planned.task.prompt(base.prompts),
+        planned.task.parser,
+        planned.task.distilled(base.prompts),
+        planned.task.check,
         recipe.temperature,
         recipe.top_p,
         recipe.seed,

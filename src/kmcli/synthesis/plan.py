@@ -1,0 +1,72 @@
+"""Which tasks a recipe asks for, and how many generations of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from kmcli.bases.prompts import Prompts
+from kmcli.errors import UsageError, did_you_mean
+from kmcli.synthesis import TASKS, Task, custom
+from kmcli.types import Recipe, TaskName
+
+OWN: dict[str, TaskName] = {name: name for name in get_args(TaskName)}
+MOST_GENERATIONS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    task: Task
+    generations: int
+
+
+def plan(recipe: Recipe) -> dict[str, Planned]:
+    """The recipe's tasks by name. Raises UsageError where there is no such task, or its file is wrong."""
+    planned: dict[str, Planned] = {}
+    for entry in recipe.tasks:
+        name, number = _parsed(entry)
+        task = find(name)
+        if name in planned:
+            raise UsageError(f"the task {name!r} stands twice in the recipe.", "Name each task once.")
+        planned[name] = Planned(task, number or task.generations(recipe))
+    return planned
+
+
+def find(name: str) -> Task:
+    """One of km's own tasks, or of the person's."""
+    if name in OWN:
+        return TASKS[OWN[name]]
+    others = custom.names()
+    if name in others:
+        return custom.read(name)
+    known = [*TASKS, *others]
+    raise UsageError(f"there is no task {name!r}.", did_you_mean(name, known, "Choose among " + ", ".join(known) + "."))
+
+
+def names(entries: Sequence[str]) -> list[str]:
+    """The names in a recipe's tasks, without their numbers."""
+    return [_parsed(entry)[0] for entry in entries]
+
+
+def check_prompts(recipe: Recipe, prompts: Prompts) -> None:
+    """Raises UsageError for an unknown task, and for one that the base was not trained on."""
+    for name, planned in plan(recipe).items():
+        if not planned.task.prompt(prompts):
+            raise UsageError(
+                f"the base {recipe.model} was not trained on the task {name!r}.",
+                "Leave it out, or choose another base with --model (see km models).",
+            )
+
+
+def _parsed(entry: str) -> tuple[str, int]:
+    """Name and number of generations; 0 where none is given."""
+    name, colon, number = entry.partition(":")
+    if not colon:
+        return name, 0
+    if not (number.isascii() and number.isdigit() and 0 < int(number) <= MOST_GENERATIONS):
+        raise UsageError(
+            f"{number!r} is no number of generations for the task {name!r}.",
+            f"It lies between 1 and {MOST_GENERATIONS:,}. For example: {name}:4",
+        )
+    return name, int(number)

@@ -1,0 +1,136 @@
+"""Study material on disk, written by a scripted base: what is logged, resumed, written anew, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kmcli import config
+from kmcli.bases import Base
+from kmcli.engines import Chat, Sampling
+from kmcli.engines import hf as hf_engine
+from kmcli.engines.scripted import ScriptedEngine
+from kmcli.library import Library
+from kmcli.synthesis import write as room
+from kmcli.types import Chunk, Document, Event, Ingested, Recipe
+from kmcli.workflows.house import House
+from kmcli.workflows.material import Synthesised, write_missing
+from synthesis_cases import BARN, BOAT, MILL, RECIPE, script
+
+BASE = Base("scripted", Path("/nowhere"), "0", "llama", 4096, 2048, 5, "embedded")
+
+
+class Study:
+    """A document, and the base that studies it."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.events: list[Event] = []
+        self.calls = 0
+        self.chunks = [MILL, BARN, BOAT]
+        text = "\n\n".join(chunk.text for chunk in self.chunks)
+        given = Ingested("/notes.txt", "text", "notes", text.encode(), text, None)
+        self.document: Document = library.add(given).document
+        self.house = House(library, config.resolve(), self.events.append)
+
+    def write(self, recipe: Recipe = RECIPE) -> Synthesised:
+        loaded: Any = SimpleNamespace(base=BASE)
+        return write_missing(self.house, self.document, loaded, recipe, False)
+
+    def engine(self, loaded: object) -> ScriptedEngine:
+        say = script()
+
+        def counting(chat: Chat, sampling: Sampling) -> str:
+            self.calls += 1
+            return say(chat, sampling)
+
+        return ScriptedEngine(counting)
+
+
+@pytest.fixture
+def study(km_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    with Library.open(km_home) as library:
+        made = Study(library)
+
+        def chunks(*_: object) -> list[Chunk]:
+            return made.chunks
+
+        monkeypatch.setattr(hf_engine, "HfEngine", made.engine)
+        monkeypatch.setattr(House, "study_chunks", chunks)
+        monkeypatch.setattr(room, "CHATS_PER_GROUP", 5)
+        yield made
+
+
+def test_what_became_of_the_drafts_is_told_by_task_and_reason(study: Study) -> None:
+    report = study.write()
+    assert report.reasons == {"qa": {"agree": 4, "duplicate": 12}, "summary": {"unchecked": 3, "duplicate": 3}}
+    assert (report.written, report.kept, report.samples, report.confirmed) == (22, 7, 7, 1.0)
+    told = [event.message for event in study.events if event.done is None]
+    assert told == ["qa: 4 of 16 kept, dropped: 12 duplicate", "summary: 3 of 6 kept, dropped: 3 duplicate"]
+    study.events.clear()
+    again = study.write()
+    assert (again.reasons, again.written, again.samples, again.confirmed) == ({}, 0, 7, 1.0)
+    assert [event.message for event in study.events if event.done is None] == []
+
+
+@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("before_the_log", [True, False])
+def test_a_stop_at_any_point_ends_with_the_same_material(
+    study: Study, monkeypatch: pytest.MonkeyPatch, stop: int, before_the_log: bool
+) -> None:
+    append = Library.append_work
+    handed = 0
+
+    def dying(library: Library, document: Document, lines: Any) -> None:
+        nonlocal handed
+        if handed == stop and before_the_log:
+            raise KeyboardInterrupt
+        append(library, document, lines)
+        if handed == stop:
+            raise KeyboardInterrupt
+        handed += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "append_work", dying)
+        with pytest.raises(KeyboardInterrupt):
+            study.write()
+    study.write()
+    samples, log = study.library.samples(study.document), study.library.work_log(study.document)
+    study.library.drop_samples(study.document)
+    whole = study.write()
+    assert samples == study.library.samples(study.document)
+    assert log == study.library.work_log(study.document)
+    assert whole.samples == len(samples) == len({sample.id for sample in samples})
+
+
+def test_only_a_task_that_is_written_otherwise_is_written_anew(study: Study) -> None:
+    study.write()
+    study.calls = 0
+    report = study.write(replace(RECIPE, tasks=("qa", "summary:3")))
+    assert (study.calls, report.reasons) == (9, {"summary": {"unchecked": 3, "duplicate": 6}})
+    assert report.samples == 7  # the same summaries: nothing new
+    study.calls = 0
+    study.write(replace(RECIPE, tasks=("summary:2", "qa:4")))  # as the recipe had it, in other words
+    assert study.calls == 0
+    study.write(replace(RECIPE, temperature=0.1))
+    assert study.calls > 0
+
+
+def test_a_task_of_ones_own_is_written_anew_when_its_file_changes(study: Study, km_home: Path) -> None:
+    file = km_home / "tasks" / "brief.toml"
+    file.parent.mkdir()
+    file.write_text('prompt = "Summarize the text."\nparser = "text"\n')
+    recipe = replace(RECIPE, tasks=("brief",))
+    assert study.write(recipe).reasons == {"brief": {"unchecked": 3, "duplicate": 3}}
+    assert study.write(recipe).written == 0
+    file.write_text('prompt = "Summarize the text."\nparser = "text"\ndistillation = "What is it about?"\n')
+    assert study.write(recipe).samples == 6
+    assert {sample.prompt for sample in study.library.samples(study.document)} == {
+        "Summarize the text.",
+        "What is it about?",
+    }
