@@ -38,8 +38,7 @@ class HfEngine:
         self.revision = loaded.base.revision
         self.context = loaded.base.context
         self.tokens_per_batch = TOKENS_PER_BATCH
-        adapted = hasattr(self.torch_model, "get_base_model")
-        self._causal: Any = self.torch_model.get_base_model() if adapted else self.torch_model
+        self._causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else self.torch_model
         self._shares: bool | None = None  # not tried yet
         self._switched: Callable[[], AbstractContextManager[Any]] = nullcontext if adapter else model.disable_adapter
 
@@ -196,11 +195,11 @@ class _Pieces:
 
 
 def _draws(count: int, sampling: Sampling) -> torch.Tensor:
-    """(count, max_tokens) uniform numbers. The first rows are the same whatever the count."""
+    """(count, max_tokens, 2) uniform numbers. The first rows are the same whatever the count."""
     import torch
 
     generator = torch.Generator().manual_seed(sampling.seed)
-    return torch.rand((count, sampling.max_tokens), generator=generator)
+    return torch.rand((count, sampling.max_tokens, 2), generator=generator)
 
 
 def _up_to_end(ids: list[int], loaded: Loaded) -> list[int]:
