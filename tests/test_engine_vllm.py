@@ -11,11 +11,9 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from export_cases import make_adapter
 from kmcli import bases
 from kmcli.bases import Loaded
 from kmcli.engines import Chat, Sampling
-from kmcli.engines import vllm as engine_module
 from kmcli.engines.hf import HfEngine
 from kmcli.engines.vllm import WORKER, VllmEngine, open_engine
+from kmcli.engines.vllm_worker import TOKENS_AT_ONCE
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
 from kmcli.types import silent
 
@@ -351,6 +349,15 @@ def test_vllm_keeps_to_limits_seeds_and_its_memory(running: VllmEngine) -> None:
     assert len(set(drawn[0])) > 1
     if space := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):  # 2 x 8 layers x 256 features x 4 bytes for a token
         assert running.kv_tokens == int(space) * 2**30 // (2 * 8 * 256 * 4)
+
+
+@real
+def test_vllm_reads_more_than_fits_one_step(running: VllmEngine) -> None:
+    many: list[Chat] = [[("user", f"{i}. {TEXT * 6}\n\n{ASKED[0]}")] for i in range(48)]
+    assert sum(map(running.count, many)) > 2 * TOKENS_AT_ONCE
+    for sampling in (Sampling(max_tokens=4), Sampling(max_tokens=4, temperature=1.0, seed=5)):
+        found = running.generate(many, sampling)
+        assert all(0 < generation.tokens <= 4 for generation in found)
 
 
 @real

@@ -77,7 +77,8 @@ class OwnLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def own_cache(config: Any, capacity: int) -> Cache:
+def own_cache(config: Any, capacity: int) -> Any:
+    """transformers' Cache of an OwnLayer for each layer."""
     return Cache(layers=[OwnLayer(capacity) for _ in DynamicCache(config=config).layers])
 
 

@@ -196,11 +196,11 @@ class _Pieces:
 
 
 def _draws(count: int, sampling: Sampling) -> torch.Tensor:
-    """(count, max_tokens) uniform numbers. The first rows are the same whatever the count."""
+    """(count, max_tokens, 2) uniform numbers. The first rows are the same whatever the count."""
     import torch
 
     generator = torch.Generator().manual_seed(sampling.seed)
-    return torch.rand((count, sampling.max_tokens), generator=generator)
+    return torch.rand((count, sampling.max_tokens, 2), generator=generator)
 
 
 def _up_to_end(ids: list[int], loaded: Loaded) -> list[int]:

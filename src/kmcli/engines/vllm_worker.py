@@ -26,6 +26,9 @@ sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != _HER
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as the largest rank of an adapter."""
 
+TOKENS_AT_ONCE = 4096
+"""How many prompt tokens a processor reads in one step, all chats together."""
+
 
 class Worker:
     def __init__(self, model: str, dtype: str, context: int, adapter: str | None, eager: bool | None) -> None:
@@ -39,6 +42,12 @@ class Worker:
 
         on_cpu = current_platform.is_cpu()
         lora: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(adapter)} if adapter else {}
+        # On a processor vLLM 0.32 fails where it cuts a prompt with a seed of its own in two ("CPU Generator does not use
+        # offset"), so there every prompt is read whole.
+        whole: dict[str, Any] = {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(context, TOKENS_AT_ONCE),
+        }
         arguments = EngineArgs(
             model=model,
             dtype=("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype,
@@ -49,6 +58,7 @@ class Worker:
             generation_config="vllm",  # none of the habits of the base
             disable_log_stats=True,
             **lora,
+            **(whole if on_cpu else {}),
         )
         self.engine = LLMEngine.from_engine_args(arguments)
         self.adapter = LoRARequest("km", 1, adapter) if adapter else None
