@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from base_cases import pristine
 from cli_cases import Km
 from kmcli import bases
+from kmcli.types import silent
 from workflow_cases import EXAMPLES, NOTES, TINY, entry, km, permits, sentences, trained_home
 
 __all__ = ["km", "permits", "pristine", "trained_home"]
 
+CONTEXT = bases.find("embedded", silent).context
 NOTICE = "embedded base: for trying km; for real work see km models\n"
 FOUNDER = "Who founded Grondal Works?"
 QUESTIONS = {
@@ -75,23 +78,25 @@ def test_a_document_that_does_not_fit(km: Km, harbour: None) -> None:
     run = km("ask", "harbour", "Who is the mayor?", "--method", "full")
     assert (run.code, run.out) == (1, "")
     assert sentences(run.err) == [
-        "km: harbour does not fit in the 640 tokens that embedded reads at once. "
+        f"km: harbour does not fit in the {CONTEXT:,} tokens that embedded reads at once. "
         "Ask by --method rag, or by its Knowledge Module: --method km"
     ]
 
 
 @pytest.mark.parametrize("method", ["km", "rag", "bare"])
 def test_a_question_that_does_not_fit(km: Km, trained_home: Path, method: str) -> None:
-    run = km("ask", "notes", "Who? " * 600, "--method", method)
+    run = km("ask", "notes", "Who? " * CONTEXT, "--method", method)
     assert run.code == 1
     assert sentences(run.err) == [
-        "km: the question does not fit in the 640 tokens that embedded reads at once. Ask a shorter one."
+        f"km: the question does not fit in the {CONTEXT:,} tokens that embedded reads at once. Ask a shorter one."
     ]
 
 
 def test_passages_are_given_up_for_a_long_question(km: Km, harbour: None) -> None:
     short = km("ask", "harbour", "Who is the mayor of Taldrin?", "--json").envelope["data"]
-    long = km("ask", "harbour", "Taldrin " * 120 + "mayor?", "--json").envelope["data"]
+    tokenizer = Tokenizer.from_file(str(bases.EMBEDDED_FOLDER / "tokenizer.json"))
+    each = len(tokenizer.encode("Taldrin " * 100).ids) / 100
+    long = km("ask", "harbour", "Taldrin " * int((CONTEXT - 300) / each) + "mayor?", "--json").envelope["data"]
     assert len(short["evidence"]) == 2
     assert len(long["evidence"]) < 2
 
@@ -211,16 +216,17 @@ def test_compare_with_held_out_questions(km: Km, trained_home: Path) -> None:
     assert all(one["evidence"] in NOTES for one in questions)
 
 
-def test_compare_what_does_not_fit(km: Km, harbour: None, tmp_path: Path) -> None:
+def test_compare_what_does_not_fit(km: Km, tmp_path: Path) -> None:
+    assert km("add", str(EXAMPLES / "almanac.md")).code == 0
     questions = str(tmp_path / "questions.csv")
     Path(questions).write_text("question,answers\nWho is the mayor of Taldrin?,Clara Stalmor||Stalmor\n")
-    assert sentences(km("compare", "harbour").err) == [
-        "km: harbour has no held-out questions, because it has no Knowledge Module yet. "
-        "Train it (km train harbour), or give questions: --questions FILE"
+    assert sentences(km("compare", "almanac").err) == [
+        "km: almanac has no held-out questions, because it has no Knowledge Module yet. "
+        "Train it (km train almanac), or give questions: --questions FILE"
     ]
-    run = km("compare", "harbour", "--questions", questions)
+    run = km("compare", "almanac", "--questions", questions)
     assert run.code == 0
     assert "\nfull    does not fit\n" in run.out
-    assert "\nfull: prompt and answer do not fit in 640 tokens\n" in run.out
+    assert f"\nfull: prompt and answer do not fit in {CONTEXT:,} tokens\n" in run.out
     assert "\nkm " not in run.out
-    assert km("compare", "harbour", "--questions", "nowhere.jsonl").code == 2
+    assert km("compare", "almanac", "--questions", "nowhere.jsonl").code == 2

@@ -236,7 +236,7 @@ def test_ctrl_c_in_a_batch_tells_what_is_done(km: Km, permits: Path, monkeypatch
     real = study.train_adapter
     calls = iter((raising(KmError("it failed.", "Look.")), real, raising(KeyboardInterrupt())))
     monkeypatch.setattr(study, "train_adapter", lambda *given: next(calls)(*given))
-    run = km("train", "bad", "permits", "x", "bad", *TINY, "--json")
+    run = km("train", "bad", "permits", "x", "bad", *TINY, "--force", "--json")
     assert run.code == 5
     assert [one["document"]["name"] for one in run.envelope["data"]["trained"]] == ["permits"]
     assert [(one["exit_code"], one.get("source")) for one in run.envelope["errors"]] == [(1, "bad"), (5, None)]

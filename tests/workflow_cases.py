@@ -33,14 +33,13 @@ Lumrick 40 is a signal lamp for small boats. Lumrick 40 is made by Grondal Works
 Lumrick 40 went on sale in 2022. The lamp weighs 640 grams. Lumrick 40 costs $185.
 """
 PROSE = """\
-The engineer on duty, Piotr Lindqvar, saw the pressure drop on his screen at 4.19, but he could not close the two nearest \
-valves from the control room: one had been disconnected during roadworks in 2019 and never reconnected, and the other was \
-seized with rust.
+Vaka vanha Väinämöinen itse tuon sanoiksi virkki: mieleni minun tekevi, aivoni ajattelevi lähteäni laulamahan, saa'ani \
+sanelemahan, sukuvirttä suoltamahan, lajivirttä laulamahan.
 
-In the laboratory's opinion none of these would have broken the pipe alone. Heavy traffic, which many residents blamed, \
-played no part.
+Sanat suussani sulavat, puhe'et putoelevat, kielelleni kerkiävät, hampahilleni hajoovat. Veli kulta, veikkoseni, kaunis \
+kasvinkumppalini!
 """
-"""From examples/report.md: more than the embedded base can read."""
+"""From the Kalevala (Lönnrot 1849): an embedded base reads English alone."""
 
 TRAINED = ("--set", "chunk_tokens=64", "--set", "generations=8", "--set", "steps=60", "--set", "batch=8")
 """Enough to learn NOTES."""
