@@ -118,7 +118,7 @@ def compare(
                 progress=progress,
             )
             if answers is None:
-                row = replace(row, note=f"prompt and answer do not fit in {engines[method].context} tokens")
+                row = replace(row, note=f"prompt and answer do not fit in {engines[method].context:,} tokens")
             else:
                 judged[method] = tuple(map(_judge, answers, questions))
                 row = _row(method, judged[method], sum(map(len, passages)))
