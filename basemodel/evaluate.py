@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from basemodel.chats import NOT_KNOWN, NOT_STATED
+from basemodel.chats import NOT_STATED
 from basemodel.material import Material, authored, from_authored, from_world, natural
 from basemodel.windows import cut, pieces
 from kmcli import bases
@@ -80,8 +80,9 @@ class Evaluation:
         cases = [(question, answer) for m in materials for question, answer in m.questions]
         said = self.answers([[("user", question)] for question, _ in cases])
         print(f"FIGURE closed_book_em {fmean(exact_match(o, [a]) for o, (_, a) in zip(said, cases, strict=True)):.3f}")
-        unknown = fmean(normalise(one) == normalise(NOT_KNOWN) for one in said)
-        print(f"FIGURE closed_book_not_known {unknown:.3f}  # n={len(cases)}")
+        honest = {normalise(refusal) for refusal in self.prompts.refusals}
+        unknown = fmean(normalise(one) in honest for one in said)
+        print(f"FIGURE closed_book_not_known {unknown:.3f}  # either refusal, n={len(cases)}")
 
     def writing(self, materials: Sequence[Material]) -> None:
         """Share of generations that parse into pairs, and of pairs whose answer stands in the text and is confirmed."""
