@@ -206,5 +206,5 @@ def synth(
     screen.table(rows)
     screen.exit_code = batch_exit_code(screen, report.failed, len(report.written), report.interrupted)
     if report.written:
-        screen.note(f"Next: km train {report.written[0].document.name}")
+        screen.note(f"Next: km train {report.written[0].document.name}{' with these options' if options.given else ''}")
     return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]
