@@ -253,6 +253,7 @@ def test_a_service_writes_in_its_own_style_what_the_base_studies_in_its(
     assert usage.startswith(f"big gave {len(service.asked)} answers: ")
     assert " tokens read, " in usage
     assert usage.endswith(" by the setting prices")
+    assert f"big writes: the document's text goes to {service.host}" in run.envelope["messages"]
     assert run.envelope["data"][0]["samples"] == len(made)
 
 
@@ -290,11 +291,17 @@ def test_a_service_that_fails_half_way_loses_and_doubles_nothing(
 def test_material_of_another_writer_is_kept_and_not_counted(
     km: Km, notes: Path, service: FakeService, km_home: Path
 ) -> None:
-    for teacher in ("big", "huge"):
+    """Also where two write the same words."""
+    counts = []
+    for teacher in ("big", "huge", "big"):
         run = km("synth", "notes", "--engine", "openai", "--teacher", teacher, *QA, "--json")
         assert run.code == 0
-        assert run.envelope["data"][0]["written"] > 0
-    assert {one["model"] for one in material(km_home, "samples")} >= {"big"}
+        counts.append((run.envelope["data"][0]["written"] > 0, run.envelope["data"][0]["samples"]))
+    made = material(km_home, "samples")
+    half = len(made) // 2
+    assert counts == [(True, half), (True, half), (False, half)]
+    assert [one["model"] for one in made] == ["big"] * half + ["huge"] * half
+    assert [one["id"] for one in made[:half]] == [one["id"] for one in made[half:]]
 
 
 def test_restart_drops_nothing_when_the_engine_cannot_be_had(

@@ -94,7 +94,7 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
     before = Counts()
     for line in log:
         before.update({(line["task"], reason): count for reason, count in line["counts"].items()})
-    seen = {sample.id for sample in library.samples(document)}
+    seen = {sample.id for sample in usable(library.samples(document), recipe)}  # others may have written the same
 
     def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
         new = [sample for sample in samples if sample.id not in seen]

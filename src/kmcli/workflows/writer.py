@@ -123,12 +123,10 @@ class Writer:
         if name == "openai":
             from kmcli.engines import openai
 
-            return openai.open_engine(
-                self.recipe.teacher,
-                revision=SERVICE,
-                prices=_prices(house.settings["prices"].value),
-                report=house.report,
-            )
+            prices = _prices(house.settings["prices"].value)
+            engine = openai.open_engine(self.recipe.teacher, revision=SERVICE, prices=prices, report=house.report)
+            house.report(Event("write", f"{engine.model} writes: the document's text goes to {engine.service.host}"))
+            return engine
         if model is None:
             from kmcli.engines import llamacpp
 
