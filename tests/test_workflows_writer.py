@@ -490,15 +490,19 @@ def test_a_training_on_a_teachers_material(km: Km, notes: Path, service: FakeSer
     assert len(service.asked) == asked
 
 
+@pytest.mark.parametrize("repeated", [True, False])
 def test_an_unfinished_training_goes_on_with_its_teacher(
-    km: Km, notes: Path, service: FakeService, km_home: Path
+    km: Km, notes: Path, service: FakeService, repeated: bool
 ) -> None:
-    words = ("--set", "steps=2", "--set", "batch=2", *QA)
+    words = ("--engine", "openai", "--teacher", "big", "--set", "steps=2", "--set", "batch=2", *QA)
     service.faults = [None] * 6 + [status(401)] * 8
-    assert km("train", "notes", "--engine", "openai", "--teacher", "big", *words).code == 4
+    assert km("train", "notes", *words).code == 4
     assert entry(km, "notes")["state"] == "interrupted"
     service.faults.clear()
-    run = km("train", "notes", "--json")
+    other = km("train", "notes", "--engine", "openai", "--teacher", "huge", *words[4:])
+    assert other.code == 2
+    assert "has an unfinished training by another recipe" in other.err
+    run = km("train", "notes", *(words if repeated else ()), "--json")
     assert run.code == 0
     (trained,) = run.envelope["data"]["trained"]
     assert (trained["resumed"], trained["module"]["recipe"]["teacher"]) == (True, "big")
