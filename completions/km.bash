@@ -44,6 +44,12 @@ _km() {
     "train --preset") _km_words quick standard paper; return ;;
     "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
+    "train --engine") _km_words auto hf vllm openai llamacpp; return ;;
+    "train --teacher") :; return ;;
+    "train --chunk-tokens") :; return ;;
+    "train --overlap") :; return ;;
+    "train --generations") :; return ;;
+    "train --temperature") :; return ;;
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "ask --method") _km_words km rag full bare; return ;;
@@ -57,12 +63,18 @@ _km() {
     "synth --preset") _km_words quick standard paper; return ;;
     "synth --recipe") _km_files; return ;;
     "synth --set") :; return ;;
+    "synth --engine") _km_words auto hf vllm openai llamacpp; return ;;
+    "synth --teacher") :; return ;;
+    "synth --chunk-tokens") :; return ;;
+    "synth --overlap") :; return ;;
+    "synth --generations") :; return ;;
+    "synth --temperature") :; return ;;
     "synth --model") :; return ;;
     "synth --device") _km_words auto cpu cuda mps; return ;;
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -96,7 +108,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac
@@ -126,7 +138,7 @@ _km() {
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_words show get set unset path ;;
-        1) _km_words model device preset ;;
+        1) _km_words model device preset engine vllm_python prices ;;
       esac
       ;;
     doctor)
@@ -145,7 +157,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

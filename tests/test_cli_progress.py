@@ -34,6 +34,17 @@ def test_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_what_an_earlier_run_did_says_nothing_of_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Reporter(Screen("synth"), clock) as report:
+        for step in range(200, 301):
+            clock.now = (step - 200) / 5
+            report(Event("write", "", step, 300, {"tokens/s": 1234.5}))
+    assert capsys.readouterr().err == (
+        "write  200/300\nwrite  250/300  tokens/s 1,234  about 10 s left\nwrite  300/300  tokens/s 1,234  in 20 s\n"
+    )
+
+
 def test_an_end_told_twice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter(Screen("train"), Clock()) as report:
         report(Event("teacher", "reading the document", 0, 2))

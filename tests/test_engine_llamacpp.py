@@ -265,7 +265,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(KmError, match=r"llama\.cpp cannot open .*m\.gguf: ") as caught:
         open_engine(str(tmp_path / "m.gguf"))
-    assert caught.value.hint == "Choose another file with --model."
+    assert caught.value.hint == "Choose another file with --teacher."
 
 
 def test_a_failure_while_it_writes_is_one_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

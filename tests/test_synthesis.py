@@ -65,6 +65,32 @@ def test_the_base_is_told_what_its_prompt_table_says() -> None:
     assert made.counts["qa", "names"] == 0  # "Answer" is km's word, not a name
 
 
+def test_a_teacher_is_asked_in_its_style_and_the_student_in_its() -> None:
+    taught = replace(RECIPE, teacher="big", teacher_revision="1")
+    made, engine = run(script(prompts=GENERAL), [MILL], taught, prompts=GENERAL, student=EMBEDDED)
+    assert {content for ((_, content),) in engine.calls} == {
+        f"{MILL.text}\n\n{GENERAL.write_qa}",
+        f"{MILL.text}\n\n{GENERAL.summarise}",
+        f"{MILL.text}\n\nWho built the mill?\nAnswer as briefly as possible.",
+        f"{MILL.text}\n\nWhen was it built?\nAnswer as briefly as possible.",
+    }  # never without the chunk: what it knows by itself is not what the student knows
+    assert made.pairs == [
+        ("Who built the mill?", "Ann"),
+        ("When was it built?", "1871"),
+        ("Summarize the text.", f"A summary of {MILL.text}"),
+    ]
+
+
+def test_a_teacher_that_cannot_read_the_text_is_named() -> None:
+    taught = replace(QA_ONLY, teacher="big", teacher_revision="1")
+    with pytest.raises(KmError) as caught:
+        run(script(answer=lambda question: "no idea"), [MILL], taught)
+    assert caught.value.message.startswith(
+        "this teacher cannot read the document: asked again, it agreed with itself on 0"
+    )
+    assert caught.value.hint == "Choose a larger teacher, or go on regardless with --force."
+
+
 # --- what is dropped ---
 
 

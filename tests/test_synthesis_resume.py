@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kmcli.bases.prompts import Prompts
-from kmcli.engines import Chat, Sampling
+from kmcli.engines import Chat, Sampling, metered
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import KmError
 from kmcli.synthesis import TASKS
@@ -18,7 +19,7 @@ from kmcli.synthesis import write as room
 from kmcli.synthesis.check import KEPT
 from kmcli.synthesis.write import Unit, confirmed_share, shares, write
 from kmcli.types import Chunk, Event, silent
-from synthesis_cases import BARN, BOAT, EMBEDDED, GENERAL, MILL, RECIPE, Made, chunk_of, counted, run, script
+from synthesis_cases import BARN, BOAT, EMBEDDED, GENERAL, MILL, QA_ONLY, RECIPE, Made, chunk_of, counted, run, script
 
 # --- groups, and going on ---
 
@@ -83,9 +84,19 @@ def test_progress_counts_units_and_shows_what_was_kept(monkeypatch: pytest.Monke
     assert [(event.stage, event.done, event.total) for event in events] == [("write", n, 6) for n in (2, 4, 6)]
     assert [event.numbers for event in events] == [
         {},
-        {"kept": 2, "agree": pytest.approx(2 / 3)},
-        {"kept": 4, "agree": pytest.approx(3 / 4)},
+        {"kept": 2, "agree": pytest.approx(2 / 3), "tokens/s": pytest.approx(0, abs=1e9)},
+        {"kept": 4, "agree": pytest.approx(3 / 4), "tokens/s": pytest.approx(0, abs=1e9)},
     ]
+
+
+def test_the_rate_is_of_tokens_written_while_the_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10_000, 2))  # every look at the clock is two seconds later
+    monkeypatch.setattr(metered, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    events: list[Event] = []
+    _, engine = run(script(), [MILL], QA_ONLY, report=events.append)
+    written = 4 * 11 + 2 + 2 * 3  # four drafts, two answers with the chunk, and twice "I don't know." without it
+    assert len(engine.calls) == 4 + 2 + 2
+    assert events[-1].numbers["tokens/s"] == written / 6
 
 
 # --- documents the base cannot read ---

@@ -13,7 +13,6 @@ import pytest
 from kmcli import config
 from kmcli.bases import Base
 from kmcli.engines import Chat, Sampling
-from kmcli.engines import hf as hf_engine
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.library import Library
 from kmcli.synthesis import write as room
@@ -39,10 +38,10 @@ class Study:
         self.house = House(library, config.resolve(), self.events.append)
 
     def write(self, recipe: Recipe = RECIPE) -> Synthesised:
-        loaded: Any = SimpleNamespace(base=BASE)
-        return write_missing(self.house, self.document, loaded, recipe, False)
+        writer: Any = SimpleNamespace(base=BASE, prompts=BASE.prompts, engine=self.engine)
+        return write_missing(self.house, self.document, writer, recipe, False)
 
-    def engine(self, loaded: object) -> ScriptedEngine:
+    def engine(self) -> ScriptedEngine:
         say = script()
 
         def counting(chat: Chat, sampling: Sampling) -> str:
@@ -60,7 +59,6 @@ def study(km_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
         def chunks(*_: object) -> list[Chunk]:
             return made.chunks
 
-        monkeypatch.setattr(hf_engine, "HfEngine", made.engine)
         monkeypatch.setattr(House, "study_chunks", chunks)
         monkeypatch.setattr(room, "CHATS_PER_GROUP", 5)
         yield made

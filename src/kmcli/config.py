@@ -23,22 +23,34 @@ else:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRESETS = ("quick", "standard", "paper")
+ENGINES = ("auto", "hf", "vllm", "openai", "llamacpp")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of config.toml: its default, its environment variable, what it does, and its choices (empty: free)."""
+    """One key of config.toml: its default, its environment variable, what it does, and its choices (empty: free).
+
+    example: a value, where the default is none: "".
+    """
 
     default: str
     variable: str
     help: str
     choices: tuple[str, ...] = ()
+    example: str = ""
 
 
 SETTINGS: dict[str, Setting] = {
     "model": Setting("embedded", "KM_MODEL", "base model: 'embedded', a hub name, or a local folder"),
     "device": Setting("auto", "KM_DEVICE", "where torch computes", DEVICES),
     "preset": Setting("standard", "KM_PRESET", "how thoroughly km train works", PRESETS),
+    "engine": Setting("auto", "KM_ENGINE", "what writes study material", ENGINES),
+    "vllm_python": Setting(
+        "", "KM_VLLM_PYTHON", "the Python of an environment that has vLLM", example="/venv/with/vllm/bin/python"
+    ),
+    "prices": Setting(
+        "", "KM_PRICES", "what a service takes for a million tokens read, and written", example="0.15,0.60"
+    ),
 }
 
 
@@ -79,7 +91,8 @@ def resolve(flags: Mapping[str, str | None] | None = None) -> dict[str, Value]:
             value = Value(stored[key], str(file))
         else:
             value = Value(setting.default, "default")
-        _check(key, value.value, value.origin)
+        if value.origin != "default":
+            _check(key, value.value, value.origin)
         resolved[key] = value
     return resolved
 
@@ -128,12 +141,11 @@ def _check(key: str, value: object, origin: str) -> None:
     if key not in SETTINGS:
         hint = did_you_mean(key, SETTINGS, "Known settings: " + ", ".join(SETTINGS) + ".")
         raise UsageError(f"there is no setting {key!r} ({origin}).", hint)
+    example = SETTINGS[key].default or SETTINGS[key].example
     if not isinstance(value, str):
-        raise UsageError(
-            f"the setting {key!r} must be text in quotes ({origin}).", f'For example: {key} = "{SETTINGS[key].default}"'
-        )
+        raise UsageError(f"the setting {key!r} must be text in quotes ({origin}).", f'For example: {key} = "{example}"')
     if not value.strip():
-        raise UsageError(f"the setting {key!r} is empty ({origin}).", f"For example: {SETTINGS[key].default}")
+        raise UsageError(f"the setting {key!r} is empty ({origin}).", f"For example: {example}")
     choices = SETTINGS[key].choices
     if choices and value not in choices:
         raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", "Choose one of " + ", ".join(choices) + ".")

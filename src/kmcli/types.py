@@ -29,6 +29,9 @@ ObjectiveName = Literal["dcd"]
 AdapterName = Literal["lora"]
 Quant = Literal["F16", "Q8_0"]
 
+SERVICE = "service"
+"""The revision of a model that a service runs."""
+
 PAGE_BREAK = "\f"
 """Separates pages in a document's text, as in the output of pdftotext. Text without pages has none."""
 
@@ -163,6 +166,10 @@ class Recipe:
     """Hash or hub revision of the base; filled in when training starts."""
     base_label: str = ""
     """What the base's card calls it, such as "km-base 0": for people. What identifies it is `revision`."""
+    teacher: str = ""
+    """The model that writes the study material: hub name, folder, GGUF file, a service's name for it. "": the base."""
+    teacher_revision: str = ""
+    """As `revision`; SERVICE for a model of a service, which says no other. Filled in when writing starts."""
     adapter: AdapterName = "lora"
     objective: ObjectiveName = "dcd"
     tasks: tuple[str, ...] = ("qa", "summary")
@@ -196,6 +203,11 @@ class Recipe:
     early_stopping: bool = True
     seed: int = 0
     format: int = 1
+
+    @property
+    def writer(self) -> tuple[str, str]:
+        """Model and revision of what writes the study material, as its samples record them."""
+        return (self.teacher, self.teacher_revision) if self.teacher else (self.model, self.revision)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -15,6 +15,7 @@ from kmcli.cli.library_verbs import document_data, module_data
 from kmcli.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from kmcli.workflows.material import RecipeOptions
     from kmcli.workflows.study import Trained
 
 Preset = Annotated[
@@ -24,6 +25,34 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", hel
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="ENGINE", help="What writes: auto, hf, vllm, openai (any service) or llamacpp."),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", metavar="MODEL", help="A larger model that writes: hub name, folder, GGUF, service's."),
+]
+ChunkTokens = Annotated[str | None, typer.Option("--chunk-tokens", metavar="N", help="Size of a chunk, in tokens.")]
+Overlap = Annotated[
+    str | None, typer.Option("--overlap", metavar="SHARE", help="What a chunk repeats of the one before: 0 to 0.9.")
+]
+Generations = Annotated[
+    str | None, typer.Option("--generations", metavar="N", help="How often each task is written for a chunk.")
+]
+Temperature = Annotated[
+    str | None, typer.Option("--temperature", metavar="T", help="How freely is written: 0 is always the likeliest.")
+]
+
+
+def recipe_options(
+    preset: str | None, recipe: Path | None, settings: Sequence[str] | None, **flags: str | None
+) -> RecipeOptions:
+    """flags: values of the recipe by key, which --set outranks."""
+    from kmcli.workflows.material import RecipeOptions
+
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    return RecipeOptions(preset, recipe, [*given, *(settings or ())])
 
 
 @verb(
@@ -42,6 +71,12 @@ def train(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    engine: Engine = None,
+    teacher: Teacher = None,
+    chunk_tokens: ChunkTokens = None,
+    overlap: Overlap = None,
+    generations: Generations = None,
+    temperature: Temperature = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
     ] = False,
@@ -56,10 +91,18 @@ def train(
     Ctrl-C saves what is done; the same command goes on from there.
     """
     from kmcli.workflows import study
-    from kmcli.workflows.material import RecipeOptions
 
-    options = RecipeOptions(preset, recipe, settings or ())
-    with opened(screen, model=model, device=device, preset=preset) as house:
+    options = recipe_options(
+        preset,
+        recipe,
+        settings,
+        teacher=teacher,
+        chunk_tokens=chunk_tokens,
+        chunk_overlap=overlap,
+        generations=generations,
+        temperature=temperature,
+    )
+    with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         report = study.train(house, names or [], everything, options, force, restart)
     for trained in report.trained:
         _tell_trained(screen, trained)
@@ -128,6 +171,12 @@ def synth(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    engine: Engine = None,
+    teacher: Teacher = None,
+    chunk_tokens: ChunkTokens = None,
+    overlap: Overlap = None,
+    generations: Generations = None,
+    temperature: Temperature = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the base cannot read the document.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
@@ -138,8 +187,17 @@ def synth(
     """Write study material only, without training on it."""
     from kmcli.workflows import material
 
-    options = material.RecipeOptions(preset, recipe, settings or ())
-    with opened(screen, model=model, device=device, preset=preset) as house:
+    options = recipe_options(
+        preset,
+        recipe,
+        settings,
+        teacher=teacher,
+        chunk_tokens=chunk_tokens,
+        chunk_overlap=overlap,
+        generations=generations,
+        temperature=temperature,
+    )
+    with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]
@@ -148,5 +206,5 @@ def synth(
     screen.table(rows)
     screen.exit_code = batch_exit_code(screen, report.failed, len(report.written), report.interrupted)
     if report.written:
-        screen.note(f"Next: km train {report.written[0].document.name}")
+        screen.note(f"Next: km train {report.written[0].document.name}{' with these options' if options.given else ''}")
     return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]

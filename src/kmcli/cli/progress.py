@@ -25,11 +25,13 @@ BYTE_STAGES = ("download",)
 
 @dataclass(slots=True)
 class Stage:
-    """One run of one stage. began, shown: when it began and when a line was last printed, in seconds of the clock."""
+    """One run of one stage. began, shown: when it began and when a line was last printed, in seconds of the clock.
+    first: what was done before it began."""
 
     name: str
     began: float
     shown: float
+    first: float
     done: float = 0
     total: float | None = None
     message: str = ""
@@ -102,7 +104,7 @@ class Reporter:
             stage = None
         new = stage is None
         if stage is None:
-            stage = self._stages[event.stage] = Stage(event.stage, now, now)
+            stage = self._stages[event.stage] = Stage(event.stage, now, now, event.done or 0)
         stage.take(event)
         if stage.finished:
             self._ended = event
@@ -175,9 +177,10 @@ def _joined(*parts: str) -> str:
 
 
 def _remaining(stage: Stage, now: float) -> str:
-    if not stage.done or stage.total is None:
+    done = stage.done - stage.first
+    if not done or stage.total is None:
         return ""
-    return f"about {render.duration((now - stage.began) * (stage.total - stage.done) / stage.done)} left"
+    return f"about {render.duration((now - stage.began) * (stage.total - stage.done) / done)} left"
 
 
 def _bars() -> Progress:

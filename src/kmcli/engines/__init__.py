@@ -5,6 +5,7 @@
 | `hf`       | transformers, batched by length; takes PEFT adapters              |
 | `llamacpp` | llama.cpp, from a GGUF file; chats that begin alike are read once |
 | `vllm`     | vLLM in a process of its own; takes one PEFT adapter              |
+| `openai`   | any service that speaks OpenAI's chat completions, or Azure's     |
 | `scripted` | answers from a function of its own: for tests and documentation   |
 
 To add one: a module in this room with a class that has the members of `Engine`, and a row here.

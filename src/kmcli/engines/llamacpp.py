@@ -24,7 +24,7 @@ RESERVED = 2048
 UNSAID = 2048
 """The context of a file that does not say what it was trained for."""
 
-_HINT = "Choose another file with --model."
+_HINT = "Choose another file with --teacher."
 _PROBE = "The same words, in 2 lines;\nread by both."
 
 
@@ -45,13 +45,18 @@ def open_engine(
     Raises UsageError where `model` is no GGUF file, KmError where llama.cpp cannot open it, ResourceError without
     llama-cpp-python and for a tokenizer of another base.
     """
+    return LlamaCppEngine(*find(model, report), context, device, tokenizer)
+
+
+def find(model: str, report: Reporter = silent) -> tuple[Path, str]:
+    """A GGUF file's absolute path and the hash of its contents. Raises UsageError where it is none."""
     path = Path(model).expanduser().absolute()
     if not path.is_file():
         raise UsageError(f"{model} is not a file.", "Give a GGUF file, such as model.gguf.")
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise UsageError(f"{model} is not a GGUF file.", "Give a GGUF file, such as model.gguf.")
-    return LlamaCppEngine(path, folder.files_revision(path, [path], report), context, device, tokenizer)
+    return path, folder.files_revision(path, [path], report)
 
 
 class LlamaCppEngine:
@@ -66,6 +71,7 @@ class LlamaCppEngine:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         """See open_engine."""
+        self._path = path
         self.model = str(path)
         self.revision = revision
         self.tokenizer = tokenizer
@@ -78,7 +84,7 @@ class LlamaCppEngine:
             raise ResourceError(f"{path} was made from a base with another tokenizer.", _HINT)
 
     def _open(self) -> GgufFile:
-        return GgufFile(Path(self.model), self._reserved, _HINT, n_gpu_layers=self._layers)
+        return GgufFile(self._path, self._reserved, _HINT, n_gpu_layers=self._layers)
 
     def close(self) -> None:
         self._file.close()

@@ -8,45 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
-import queue
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kmcli import bases
 from kmcli.bases.chat import chat_ids, end_ids
 from kmcli.engines import Chat, Generation, Sampling
+from kmcli.engines.vllm_process import Process
 from kmcli.engines.writing import Pieces, chat_seed, room
-from kmcli.errors import InterruptedRun, ResourceError, UsageError
+from kmcli.errors import ResourceError, UsageError
 from kmcli.types import Reporter, silent
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 START_SECONDS = 900.0
 """How long vLLM may take to start: imports, weights, and on accelerators compilation."""
 
-GO_ON = "What was finished before is kept; the same command goes on from there."
-
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process to start, and to end
-}
-"""Environment of the worker, where the person has not set it: no network, no log, no further processes."""
-
 
 def open_engine(
-    model: str,
+    model: str | bases.Base,
     *,
     python: str | None = None,
     adapter: Path | None = None,
@@ -56,7 +39,7 @@ def open_engine(
     start_seconds: float = START_SECONDS,
     report: Reporter = silent,
 ) -> VllmEngine:
-    """Start vLLM with the base `model`: "embedded", a folder, or a hub name.
+    """Start vLLM with a base, or with the one called `model`: "embedded", a folder, or a hub name.
 
     python: an interpreter that has vLLM (the setting `vllm_python`); None: the one that runs km. adapter: a PEFT LoRA
     folder that all answers come from. dtype: "auto" (float32 on a processor, else bfloat16), "float32", "bfloat16",
@@ -67,9 +50,8 @@ def open_engine(
     Raises UsageError for an interpreter that cannot be run, ResourceError where there is no vLLM or it does not start.
     """
     interpreter = _interpreter(python)
-    return VllmEngine(
-        bases.find(model, report), [interpreter, str(WORKER)], adapter, dtype, context, eager, start_seconds
-    )
+    base = bases.find(model, report) if isinstance(model, str) else model
+    return VllmEngine(base, [interpreter, str(WORKER)], adapter, dtype, context, eager, start_seconds)
 
 
 def _interpreter(python: str | None) -> str:
@@ -108,7 +90,7 @@ class VllmEngine:
         self.context = min(context or base.context, base.context)
         self.tokenizer: Any = bases.load_tokenizer(base)
         self.end_ids = end_ids(self.tokenizer, _generation_config(base))
-        self._worker = _Process(command)
+        self._worker = Process(command)
         opening = {
             "model": str(base.path),
             "dtype": dtype,
@@ -189,109 +171,6 @@ class VllmEngine:
 
     def _text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
-
-
-class _Process:
-    """The worker: JSON lines to it and from it, and one clear error when it is gone."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        environment = QUIET | dict(os.environ)
-        try:
-            self.process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=environment,
-                encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is for km, which then ends it
-            )
-        except OSError as error:
-            raise UsageError(f"{command[0]} cannot be run: {error.strerror}.", "Name a Python that has vLLM.") from None
-        assert self.process.stdout is not None
-        threading.Thread(target=_listen, args=(self.process.stdout, self._lines), daemon=True).start()
-        self.close = weakref.finalize(self, _end, self.process)
-
-    def start(self, opening: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Returns what the worker says of itself. Raises ResourceError where vLLM is not there or does not start."""
-        hint = "Check that this interpreter has a vLLM that works here: " + str(self.process.args[0])  # type: ignore[index]
-        self.send(opening)
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
-            raise ResourceError(f"vLLM was not ready after {seconds:g} seconds.", hint) from None
-        message: dict[str, Any] = _parse(line) if line else {"failed": self._how_it_ended()}
-        if "ready" not in message:
-            why = message.get("failed", "it answers before it is ready")
-            raise ResourceError(f"vLLM does not start: {_sentence(why)}.", hint)
-        ready: dict[str, Any] = message["ready"]
-        return ready
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Raises InterruptedRun where an earlier call ended it: lines of that call may still be there."""
-        assert self.process.stdin is not None
-        if not self.close.alive:
-            raise InterruptedRun("vLLM's process ended in an earlier call.", GO_ON)
-        with contextlib.suppress(OSError):  # it is gone: receive says so
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-
-    def receive(self, when: str) -> dict[str, Any]:
-        """The next message. Raises InterruptedRun where there will be none."""
-        line = self._lines.get()
-        if line is None:
-            raise _died(when, self._how_it_ended())
-        message = _parse(line)
-        if "failed" in message:
-            raise _died(when, message["failed"])
-        return message
-
-    def _how_it_ended(self) -> str:
-        """The last error in what the worker printed, or the signal that ended it."""
-        try:
-            code = self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            return "it closed its output"
-        finally:
-            self.close()
-        if code < 0:
-            name = signal.Signals(-code).name
-            return f"killed by {name}" + (", as where memory runs out" if code == -signal.SIGKILL else "")
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").splitlines()
-        return next((line for line in reversed(lines) if "Error" in line), f"exit code {code}")
-
-
-def _listen(source: IO[str], lines: queue.Queue[str | None]) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in source:
-            lines.put(line)
-    lines.put(None)
-
-
-def _parse(line: str) -> dict[str, Any]:
-    """A message; something else means that what runs there is not the worker, or that something prints into it."""
-    with contextlib.suppress(ValueError):
-        message: Any = json.loads(line)
-        if isinstance(message, dict) and message.keys() & {"ready", "some", "done", "failed"}:
-            return message
-    return {"failed": f"it says {line[:80].strip()!r}"}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)  # its own group: vLLM's helpers too
-    process.wait()
-
-
-def _died(when: str, why: str) -> InterruptedRun:
-    return InterruptedRun(f"vLLM's process ended {when}: {_sentence(why)}.", GO_ON)
-
-
-def _sentence(why: str) -> str:
-    return " ".join(why.split())[:300].rstrip(".: ")
 
 
 def _generation_config(base: bases.Base) -> Any:

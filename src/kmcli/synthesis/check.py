@@ -47,14 +47,16 @@ MORE_WORDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """said: what the base wrote to be asked (question, name, message). prompt: what the student is asked, made of it.
-    response: "" where the base is still to be asked. value: of the chunk, which the answer must contain; "" elsewhere.
+    """said: what the base wrote to be asked (question, name, message). prompt: what the student is asked, made of it;
+    asked: the same in the style of what writes. response: "" where that is still to be asked. value: of the chunk, which
+    the answer must contain; "" elsewhere.
     """
 
     chunk_sha256: str
     task: str
     said: str
     prompt: str
+    asked: str
     response: str = ""
     value: str = ""
 
@@ -63,9 +65,17 @@ class Checker:
     """Asks a base about the chunks of one document."""
 
     def __init__(
-        self, engine: Engine, texts: Mapping[str, str], tasks: Mapping[str, Task], recipe: Recipe, prompts: Prompts
+        self,
+        engine: Engine,
+        texts: Mapping[str, str],
+        tasks: Mapping[str, Task],
+        recipe: Recipe,
+        prompts: Prompts,
+        student: Prompts | None = None,
     ) -> None:
+        """prompts: of the model that the engine runs; student: of the base, where that is another."""
         self.engine, self.texts, self.tasks, self.recipe, self.prompts = engine, texts, tasks, recipe, prompts
+        self.student = student or prompts
         self._words = {sha: set(normalise(text).split()) for sha, text in texts.items()}
         self._common = Counter(word for words in self._words.values() for word in words)
 
@@ -105,7 +115,10 @@ class Checker:
         return found
 
     def _agree(self, written: list[Written], seed: int) -> list[tuple[Written, Reason]]:
-        """Short answers: sampled where there is none yet, then greedy with the chunk, then greedy without it."""
+        """Short answers: sampled where there is none yet, then greedy with the chunk, then greedy without it.
+
+        What a teacher knows without the chunk says nothing of what the base knows, so it is not asked that.
+        """
         sampled = Sampling(ANSWER_TOKENS, self.recipe.temperature, self.recipe.top_p, seed)
         missing = [one for one in written if not (one.response or one.value)]
         first = dict(zip(map(id, missing), self._asked(missing, sampled), strict=True))
@@ -115,7 +128,7 @@ class Checker:
             answered = replace(one, response=first[id(one)].text) if id(one) in first else one
             found.append((answered, against or "agree"))
         found = self._again(found, Sampling(ANSWER_TOKENS), with_chunk=True)
-        return self._again(found, Sampling(ANSWER_TOKENS), with_chunk=False)
+        return found if self.recipe.teacher else self._again(found, Sampling(ANSWER_TOKENS), with_chunk=False)
 
     def _again(
         self, found: list[tuple[Written, Reason]], sampling: Sampling, with_chunk: bool
@@ -149,7 +162,7 @@ class Checker:
         answered = {id(one) for (one, _), said in zip(elsewhere, others, strict=True) if not self._refuses(said.text)}
         unanswered = {id(one) for one in open_still} - answered
         return [
-            (replace(one, response=self.prompts.not_stated), "refused") if id(one) in unanswered else (one, "answered")
+            (replace(one, response=self.student.not_stated), "refused") if id(one) in unanswered else (one, "answered")
             for one in written
         ]
 
@@ -182,8 +195,8 @@ class Checker:
 
     def _chat(self, one: Written, with_chunk: bool = True) -> Chat:
         if not with_chunk:
-            return [("user", one.prompt)]
-        return [("user", self.prompts.under_text.format(text=self.texts[one.chunk_sha256], question=one.prompt))]
+            return [("user", one.asked)]
+        return [("user", self.prompts.under_text.format(text=self.texts[one.chunk_sha256], question=one.asked))]
 
     def _asked(self, written: Sequence[Written], sampling: Sampling, with_chunk: bool = True) -> list[Generation]:
         return self.engine.generate([self._chat(one, with_chunk) for one in written], sampling) if written else []

@@ -50,9 +50,14 @@ def names(entries: Sequence[str]) -> list[str]:
 
 
 def check_prompts(recipe: Recipe, prompts: Prompts) -> None:
-    """Raises UsageError for an unknown task, and for one that the base was not trained on."""
+    """Raises UsageError for an unknown task, and for one that what writes was not trained on. prompts: its own."""
     for name, planned in plan(recipe).items():
         if not planned.task.prompt(prompts):
+            if recipe.teacher:
+                raise UsageError(
+                    f"the teacher {recipe.teacher} was not trained on the task {name!r}.",
+                    "Leave it out, or choose another teacher.",
+                )
             raise UsageError(
                 f"the base {recipe.model} was not trained on the task {name!r}.",
                 "Leave it out, or choose another base with --model (see km models).",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
+from kmcli.engines.metered import Metered
 from kmcli.errors import KmError
 from kmcli.synthesis.check import ANSWER_TOKENS, KEPT, Checker, Counts, Written
 from kmcli.synthesis.parse import PARSERS, Draft
@@ -45,9 +46,11 @@ def write(
     hand_over: Callable[[list[Sample], list[Unit], Counts], None],
     report: Reporter,
     force: bool = False,
+    student: Prompts | None = None,
 ) -> Counts:
     """Write the samples of every unit that is not finished yet. Returns the counts of drafts by task and reason.
 
+    prompts: of the model that the engine runs; student: of the base that is to study the material, where that is another.
     hand_over is called once a group with its samples, the units they complete, and their counts: see `check` for the
     reasons. before: the counts that earlier runs handed over.
 
@@ -55,29 +58,32 @@ def write(
     cannot read the text, unless force is set.
     """
     check_prompts(recipe, prompts)
+    student = student or prompts
+    meter = Metered(engine)
     planned = plan(recipe)
     units = dict.fromkeys(Unit(chunk.sha256, task) for chunk in chunks for task in planned)
     todo = [unit for unit in units if unit not in finished]
     texts = {chunk.sha256: chunk.text for chunk in chunks}
     tasks = {name: one.task for name, one in planned.items()}
-    checker = Checker(engine, texts, tasks, recipe, prompts)
+    checker = Checker(meter, texts, tasks, recipe, prompts, student)
     judged = {name for name, task in tasks.items() if task.check == "agrees" and not _valued(task.prompt(prompts))}
     total, done = len(units), len(units) - len(todo)
     counts, written = Counts(before), Counts()
     kept = 0
     report(Event("write", "writing study material", done, total))
     for group in _groups(todo, planned, texts, prompts):
-        drafts = _draft(engine, group, texts, planned, recipe, prompts)
+        drafts = _draft(meter, group, texts, planned, recipe, prompts, student)
         verdicts = checker.check(drafts, _seed(recipe.seed, group[0], "answers"))
         new = Counts((one.task, reason) for one, reason in verdicts)
         counts.update(new)
-        _stop_if_unreadable(counts, judged, last=done + len(group) == total, force=force)
+        _stop_if_unreadable(counts, judged, recipe, last=done + len(group) == total, force=force)
         samples = [_sample(engine, one, recipe) for one, reason in verdicts if reason in KEPT]
         hand_over(samples, group, new)
         written.update(new)
         done += len(group)
         kept += len(samples)
-        report(Event("write", "", done, total, {"kept": kept, "agree": confirmed_share(counts)}))
+        numbers = {"kept": kept, "agree": confirmed_share(counts), "tokens/s": meter.tokens_per_second}
+        report(Event("write", "", done, total, numbers))
     return written
 
 
@@ -135,6 +141,7 @@ def _draft(
     planned: Mapping[str, Planned],
     recipe: Recipe,
     prompts: Prompts,
+    student: Prompts,
 ) -> list[Written]:
     """What the base writes for the units of a group. With values and one generation each, it does not guess: greedy."""
     written: list[Written] = []
@@ -161,25 +168,33 @@ def _draft(
             unit, value = asked[index // generations]
             chunk = texts[unit.chunk_sha256]
             drafts = PARSERS[task.parser](generation.text, generation.finished, chunk)
-            for template in task.distilled(prompts):
+            for own, template in zip(task.distilled(prompts), task.distilled(student), strict=True):
                 written += [
-                    Written(unit.chunk_sha256, name, said, content, draft.response, value)
-                    for said, content, draft in _asked(template, drafts, chunk)
+                    Written(
+                        unit.chunk_sha256,
+                        name,
+                        said,
+                        _fill(template, **words),
+                        _fill(own, **words),
+                        draft.response,
+                        value,
+                    )
+                    for said, words, draft in _asked(template, drafts, chunk)
                 ]
     return written
 
 
-def _asked(template: str, drafts: Sequence[Draft], chunk: str) -> Iterator[tuple[str, str, Draft]]:
-    """What was written and what the student is asked, for every draft, or for every two names that share a sentence."""
+def _asked(template: str, drafts: Sequence[Draft], chunk: str) -> Iterator[tuple[str, dict[str, str], Draft]]:
+    """What was written and what fills the template, for every draft, or for every two names that share a sentence."""
     if "{first}" not in template:
         for draft in drafts:
-            yield draft.prompt, _fill(template, question=draft.prompt, entity=draft.prompt), draft
+            yield draft.prompt, {"question": draft.prompt, "entity": draft.prompt}, draft
         return
     sentences = re.split(r"(?<=[.!?])\s+|\n", chunk)
     names = sorted((draft.prompt for draft in drafts), key=chunk.find)
     for first, second in itertools.combinations(names, 2):
         if any(first in sentence and second in sentence for sentence in sentences):
-            yield f"{first}, {second}", _fill(template, first=first, second=second), Draft("")
+            yield f"{first}, {second}", {"first": first, "second": second}, Draft("")
 
 
 def _fill(template: str, **words: str) -> str:
@@ -208,16 +223,17 @@ def _confirmed(counts: Mapping[tuple[str, str], int]) -> tuple[int, int]:
     return confirmed, confirmed + by["disagree"]
 
 
-def _stop_if_unreadable(counts: Counts, judged: set[str], last: bool, force: bool) -> None:
+def _stop_if_unreadable(counts: Counts, judged: set[str], recipe: Recipe, last: bool, force: bool) -> None:
     """judged: the tasks whose questions the base chose itself. Those about given values say less of how it reads."""
     agreed, asked = _confirmed({key: count for key, count in counts.items() if key[0] in judged})
     if force or (asked < READABLE_AFTER and not last) or asked == 0:
         return
     if agreed / asked < READABLE_SHARE:
+        who, other = ("teacher", "teacher") if recipe.teacher else ("base model", "base with --model (see km models)")
         raise KmError(
-            f"this base model cannot read the document: asked again, it agreed with itself on {agreed} of "
+            f"this {who} cannot read the document: asked again, it agreed with itself on {agreed} of "
             f"{asked} questions ({agreed / asked:.0%}).",
-            "Choose a larger base with --model (see km models), or go on regardless with --force.",
+            f"Choose a larger {other}, or go on regardless with --force.",
         )
 
 

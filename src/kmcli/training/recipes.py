@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A: all that it gives a number
 for but the chunk's size, which is the base's, so that no card can change it."""
 
-_FIXED = ("model", "revision", "base_label", "format")
+_FIXED = ("model", "revision", "base_label", "teacher_revision", "format")
 
 
 def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -57,7 +57,8 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
     values.update(map(_pair, settings))
     checked = {key: _checked(key, value) for key, value in values.items()}
     recipe = dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
-    check_prompts(recipe, base.prompts)
+    if not recipe.teacher:
+        check_prompts(recipe, base.prompts)
     return recipe
 
 

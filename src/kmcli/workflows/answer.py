@@ -146,7 +146,7 @@ def _engines(loaded: Loaded, module: KnowledgeModule | None) -> dict[Method, Eng
 
 def _held_out(house: House, document: Document, module: KnowledgeModule, loaded: Loaded) -> list[Question]:
     """Questions of the study material that training never saw."""
-    made = usable(house.library.samples(document), loaded.base)
+    made = usable(house.library.samples(document), module.recipe)
     texts = {chunk.sha256: chunk.text for chunk in house.study_chunks(document, loaded, module.recipe)}
     _, held = split([sample for sample in made if sample.chunk_sha256 in texts], module.recipe)
     if not held:

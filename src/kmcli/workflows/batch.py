@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from kmcli import bases
 from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.types import Document, Event
@@ -38,11 +39,12 @@ def each(
 
 
 class Loader:
-    """Keeps one base in memory, for the documents that follow each other on it."""
+    """Keeps one base in memory, for the documents that follow each other on it, and one tokenizer."""
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._loaded: Loaded | None = None
+        self._tokenizer: tuple[Base, Any] | None = None
 
     def load(self, base: Base) -> Loaded:
         if self._loaded is None or self._loaded.base != base:
@@ -50,3 +52,21 @@ class Loader:
             self._loaded = None  # two bases at once may not fit in memory
             self._loaded = self._house.load(base)
         return self._loaded
+
+    def tokenizer(self, base: Base) -> Any:
+        """Of a base whose weights may not be needed."""
+        if self._loaded is not None and self._loaded.base == base:
+            return self._loaded.tokenizer
+        if self._tokenizer is None or self._tokenizer[0] != base:
+            self._tokenizer = base, bases.load_tokenizer(base)
+        return self._tokenizer[1]
+
+    def drop(self) -> None:
+        """Give the memory back: another process is about to need it."""
+        if self._loaded is None:
+            return
+        self._loaded = None
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
@@ -15,6 +16,13 @@ from kmcli.errors import KmError, NotFoundError, ResourceError
 from kmcli.library import Library
 from kmcli.retrieval import PASSAGE_TOKENS
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
+
+
+class Reads(Protocol):
+    """What knows the tokens of a base: the base in memory, or its tokenizer alone."""
+
+    @property
+    def tokenizer(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +90,16 @@ class House:
     def load(self, base: Base) -> Loaded:
         return bases.load(base, self.settings["device"].value)
 
-    def chunks(self, document: Document, loaded: Loaded, size: int, overlap: float = 0.0) -> list[Chunk]:
+    def chunks(self, document: Document, reads: Reads, size: int, overlap: float = 0.0) -> list[Chunk]:
         """The document in chunks of at most `size` tokens of the base."""
-        return chunk(self.library.text(document), size, overlap, counter(loaded))
+        return chunk(self.library.text(document), size, overlap, counter(reads))
 
     def passages(self, document: Document, loaded: Loaded) -> list[Chunk]:
         """What retrieval searches."""
         return self.chunks(document, loaded, min(PASSAGE_TOKENS, loaded.base.chunk_tokens))
 
-    def study_chunks(self, document: Document, loaded: Loaded, recipe: Recipe) -> list[Chunk]:
-        return self.chunks(document, loaded, recipe.chunk_tokens, recipe.chunk_overlap)
+    def study_chunks(self, document: Document, reads: Reads, recipe: Recipe) -> list[Chunk]:
+        return self.chunks(document, reads, recipe.chunk_tokens, recipe.chunk_overlap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +122,11 @@ def open_house(flags: Mapping[str, str | None], report: Reporter) -> Iterator[Ho
         yield House(library, settings, report)
 
 
-def counter(loaded: Loaded) -> Callable[[str], int]:
+def counter(reads: Reads) -> Callable[[str], int]:
     """Counts a text's tokens as the base reads them."""
-    return lambda text: len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: len(reads.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def usable(samples: Sequence[Sample], base: Base) -> list[Sample]:
-    """The material that this very base wrote: another's would teach what this one cannot follow."""
-    return [sample for sample in samples if (sample.model, sample.revision) == (base.name, base.revision)]
+def usable(samples: Sequence[Sample], recipe: Recipe) -> list[Sample]:
+    """The material that the recipe's base wrote, or its teacher: no other's is mixed in."""
+    return [sample for sample in samples if (sample.model, sample.revision) == recipe.writer]

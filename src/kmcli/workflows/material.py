@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmcli.bases import Base, Loaded
+from kmcli.bases import Base
+from kmcli.bases.prompts import Prompts
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.synthesis.check import KEPT, Counts
 from kmcli.synthesis.plan import Planned, plan
@@ -17,6 +18,7 @@ from kmcli.training.recipes import resolve
 from kmcli.types import Document, Event, Recipe, Sample
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House, usable
+from kmcli.workflows.writer import Writer, open_writer, with_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +70,31 @@ def synth(
     documents = list(dict.fromkeys(map(house.library.find, names)))
     base = house.base()
     recipe = recipe_for(house, base, options)
-    loader = Loader(house)
+    with open_writer(house, Loader(house), base, recipe) as writer:
 
-    def one(document: Document) -> Synthesised:
-        loaded = loader.load(base)
-        if restart:
-            house.library.drop_samples(document)
-        return write_missing(house, document, loaded, recipe, force)
+        def one(document: Document) -> Synthesised:
+            if restart:
+                writer.engine()  # may fail, and then nothing is lost
+                house.library.drop_samples(document)
+            return write_missing(house, document, writer, recipe, force)
 
-    written, failed, interrupted = each(house, documents, "synth", one)
+        written, failed, interrupted = each(house, documents, "synth", one)
     return SynthReport(tuple(written), tuple(failed), interrupted)
 
 
-def write_missing(house: House, document: Document, loaded: Loaded, recipe: Recipe, force: bool) -> Synthesised:
-    from kmcli.engines.hf import HfEngine
-
-    library, base = house.library, loaded.base
+def write_missing(house: House, document: Document, writer: Writer, recipe: Recipe, force: bool) -> Synthesised:
+    library, base = house.library, writer.base
     started = time.monotonic()
-    chunks = house.study_chunks(document, loaded, recipe)
+    chunks = house.study_chunks(document, writer, recipe)
     if not chunks:
         raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
-    makers = {name: _maker(base, recipe, one) for name, one in plan(recipe).items()}
+    makers = {name: _maker(writer.prompts, base.prompts, recipe, one) for name, one in plan(recipe).items()}
     log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
     finished = {Unit(line["chunk"], line["task"]) for line in log}
     before = Counts()
     for line in log:
         before.update({(line["task"], reason): count for reason, count in line["counts"].items()})
-    seen = {sample.id for sample in library.samples(document)}
+    seen = {sample.id for sample in usable(library.samples(document), recipe)}  # others may have written the same
 
     def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
         new = [sample for sample in samples if sample.id not in seen]
@@ -114,14 +114,28 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
             ],
         )
 
-    counts = write(HfEngine(loaded), chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
+    missing = any(Unit(chunk.sha256, task) not in finished for chunk in chunks for task in makers)
+    counts = Counts()
+    if missing:
+        counts = write(
+            writer.engine(),
+            chunks,
+            recipe,
+            writer.prompts,
+            finished,
+            before,
+            hand_over,
+            house.report,
+            force,
+            base.prompts,
+        )
     for sentence in shares(counts):
         house.report(Event("write", sentence))
     return Synthesised(
         document=document,
         written=sum(counts.values()),
         kept=sum(count for (_, reason), count in counts.items() if reason in KEPT),
-        samples=len(usable(library.samples(document), base)),
+        samples=len(usable(library.samples(document), recipe)),
         confirmed=confirmed_share(before + counts),
         reasons={task: _of_task(counts, task) for task, _ in counts},
         seconds=time.monotonic() - started,
@@ -130,22 +144,24 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
 
 def recipe_for(house: House, base: Base, options: RecipeOptions) -> Recipe:
     preset = options.preset or house.settings["preset"].value
-    return resolve(base, preset, options.recipe, options.settings)
+    return with_teacher(house, base, resolve(base, preset, options.recipe, options.settings))
 
 
 def _of_task(counts: Counts, task: str) -> dict[str, int]:
     return {reason: count for (one, reason), count in counts.items() if one == task}
 
 
-def _maker(base: Base, recipe: Recipe, planned: Planned) -> str:
-    """Identifies how a task's material is written, so that a unit counts as finished only for the same way of writing."""
+def _maker(prompts: Prompts, student: Prompts, recipe: Recipe, planned: Planned) -> str:
+    """Identifies how a task's material is written, so that a unit counts as finished only for the same way of writing.
+
+    What runs the writer is no part of that.
+    """
     how = (
-        base.name,
-        base.revision,
+        *recipe.writer,
         planned.generations,
-        planned.task.prompt(base.prompts),
+        planned.task.prompt(prompts),
         planned.task.parser,
-        planned.task.distilled(base.prompts),
+        planned.task.distilled(student),
         planned.task.check,
         recipe.temperature,
         recipe.top_p,

@@ -52,7 +52,7 @@ def export(house: House, name: str | None, quant: str, out: Path | None, check: 
     exported = exporting.export_gguf(base, module.path, target, wanted, metadata, house.report)
     if not check:
         return ExportReport(document, name is None, exported, None)
-    samples = [sample for sample in usable(house.library.samples(document), base) if sample.task == "qa"]
+    samples = [sample for sample in usable(house.library.samples(document), module.recipe) if sample.task == "qa"]
     questions: list[Chat] = [
         [("user", sample.prompt)] for sample in samples[:: max(1, len(samples) // CHECK_QUESTIONS)]
     ]

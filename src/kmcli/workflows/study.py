@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from kmcli import bases
-from kmcli.bases import Base, Loaded
+from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
 from kmcli.training import train as train_adapter
 from kmcli.types import Document, Event, KnowledgeModule, Recipe
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House, usable
 from kmcli.workflows.material import RecipeOptions, recipe_for, write_missing
+from kmcli.workflows.writer import open_writer
 
 RUN = "run.json"
 
@@ -70,14 +71,16 @@ def train(
             library.clear_workspace(document)
         unfinished = _unfinished(house, document, wanted, options)
         base, recipe = unfinished or (default, wanted)
-        return _train(house, document, loader.load(base), recipe, unfinished is not None, force)
+        return _train(house, document, loader, base, recipe, unfinished is not None, force)
 
     trained, failed, interrupted = each(house, todo, "train", one)
     skipped = tuple(document for document in documents if document not in todo)
     return TrainReport(tuple(trained), tuple(failed), skipped, interrupted)
 
 
-def _train(house: House, document: Document, loaded: Loaded, recipe: Recipe, resumed: bool, force: bool) -> Trained:
+def _train(
+    house: House, document: Document, loader: Loader, base: Base, recipe: Recipe, resumed: bool, force: bool
+) -> Trained:
     library = house.library
     started = time.monotonic()
     workspace = library.workspace(document)
@@ -85,9 +88,11 @@ def _train(house: House, document: Document, loaded: Loaded, recipe: Recipe, res
     if resumed:
         house.report(Event("train", f"going on with the unfinished training of {document.name}"))
     try:
-        material = write_missing(house, document, loaded, recipe, force)
+        with open_writer(house, loader, base, recipe) as writer:
+            material = write_missing(house, document, writer, recipe, force)
+        loaded = loader.load(base)
         chunks = house.study_chunks(document, loaded, recipe)
-        samples = usable(library.samples(document), loaded.base)
+        samples = usable(library.samples(document), recipe)
         if not samples:
             raise KmError(
                 f"the base wrote nothing about {document.name} that it confirmed itself.",
@@ -149,7 +154,9 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
         _start_anew(house, document, "the document")
         return None
     other_base = house.settings["model"].origin == "flag" and recipe.model != wanted.model
-    here = replace(recipe, revision=wanted.revision, base_label=wanted.base_label)
+    here = replace(
+        recipe, revision=wanted.revision, base_label=wanted.base_label, teacher_revision=wanted.teacher_revision
+    )
     other_recipe = options.given and here != wanted
     if other_base or other_recipe:
         raise UsageError(
