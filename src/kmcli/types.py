@@ -132,6 +132,10 @@ class Passage:
     page: int | None = None
 
 
+IMPORTED = "import"
+"""The engine of samples that km did not write, and the task by which a recipe asks for nothing but them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One line of study material: what the student reads (prompt) and what is scored (response).
@@ -149,6 +153,7 @@ class Sample:
     model: str
     revision: str
     seed: int
+    score: float | None = None
 
 
 # --- training -----------------------------------------------------------------------------------------------------

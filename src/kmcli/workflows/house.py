@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
@@ -14,7 +15,10 @@ from kmcli.chunking import chunk
 from kmcli.errors import KmError, NotFoundError, ResourceError
 from kmcli.library import Library
 from kmcli.retrieval import PASSAGE_TOKENS
-from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
+from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +120,16 @@ def open_house(flags: Mapping[str, str | None], report: Reporter) -> Iterator[Ho
 
 def counter(loaded: Loaded) -> Callable[[str], int]:
     """Counts a text's tokens as the base reads them."""
-    return lambda text: len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return counter_of(loaded.tokenizer)
+
+
+def counter_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
+    """The same, where the weights are not needed."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def usable(samples: Sequence[Sample], base: Base) -> list[Sample]:
-    """The material that this very base wrote: another's would teach what this one cannot follow."""
-    return [sample for sample in samples if (sample.model, sample.revision) == (base.name, base.revision)]
+    """The material that this very base wrote: another's would teach what this one cannot follow. And what was imported,
+    which a person chose."""
+    own = (base.name, base.revision)
+    return [sample for sample in samples if sample.engine == IMPORTED or (sample.model, sample.revision) == own]

@@ -88,6 +88,7 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
     chunks = house.study_chunks(document, loaded, recipe)
     if not chunks:
         raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
+    library.keep_chunks(document, (chunk.text for chunk in chunks))
     makers = {name: _maker(base, recipe, one) for name, one in plan(recipe).items()}
     log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
     finished = {Unit(line["chunk"], line["task"]) for line in log}

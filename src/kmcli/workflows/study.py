@@ -14,8 +14,9 @@ from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
 from kmcli.training import train as train_adapter
 from kmcli.types import Document, Event, KnowledgeModule, Recipe
+from kmcli.workflows import imported
 from kmcli.workflows.batch import Loader, each
-from kmcli.workflows.house import Failure, House, usable
+from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for, write_missing
 
 RUN = "run.json"
@@ -87,7 +88,9 @@ def _train(house: House, document: Document, loaded: Loaded, recipe: Recipe, res
     try:
         material = write_missing(house, document, loaded, recipe, force)
         chunks = house.study_chunks(document, loaded, recipe)
-        samples = usable(library.samples(document), loaded.base)
+        attached = imported.attach(house, document, loaded, chunks)
+        imported.tell(house, document, attached)
+        samples = attached.samples
         if not samples:
             raise KmError(
                 f"the base wrote nothing about {document.name} that it confirmed itself.",
