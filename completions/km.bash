@@ -39,6 +39,7 @@ _km() {
   case "$verb $previous" in
     "add --name") :; return ;;
     "add --tag") :; return ;;
+    "add --column") :; return ;;
     "add --model") :; return ;;
     "ls --tag") :; return ;;
     "train --preset") _km_words quick standard paper; return ;;
@@ -65,14 +66,14 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
   done
   case "$verb" in
     add)
-      case "$cur" in -*) _km_words --name --tag --model --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --name --tag --column --model --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_files ;;
       esac

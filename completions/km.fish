@@ -21,6 +21,7 @@ complete -c km -n __fish_use_subcommand -l version -d 'Print the version and lea
 complete -c km -n __fish_use_subcommand -a add -d 'Add documents: files, folders, URLs, or standard input'
 complete -c km -n '__fish_seen_subcommand_from add' -l name -r -d 'What to call the document.'
 complete -c km -n '__fish_seen_subcommand_from add' -l tag -r -d 'A tag; may be repeated.'
+complete -c km -n '__fish_seen_subcommand_from add' -l column -r -d 'Where a line of JSONL has its text.'
 complete -c km -n '__fish_seen_subcommand_from add' -l model -r -d 'Base model: \'embedded\', a hub name or a folder (see km models).'
 complete -c km -n '__fish_seen_subcommand_from add' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from add' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'

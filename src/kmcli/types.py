@@ -72,7 +72,8 @@ def silent(event: Event) -> None:
 class Ingested:
     """A source as read, before the library knows it.
 
-    source: absolute path, URL, or "-" for standard input. kind: "pdf", "docx", "html", "epub", "markdown", "latex", "text".
+    source: absolute path, URL, or "-" for standard input; one line of a file has "#" and its name behind it.
+    kind: "pdf", "docx", "html", "epub", "markdown", "latex", "text".
     data: the bytes as given. text: extracted text, pages separated by PAGE_BREAK. pages: None where the format has none.
     """
 
