@@ -39,6 +39,7 @@ _km() {
   case "$verb $previous" in
     "add --name") :; return ;;
     "add --tag") :; return ;;
+    "add --column") :; return ;;
     "add --model") :; return ;;
     "ls --tag") :; return ;;
     "train --preset") _km_words quick standard paper; return ;;
@@ -69,19 +70,22 @@ _km() {
     "synth --overlap") :; return ;;
     "synth --generations") :; return ;;
     "synth --temperature") :; return ;;
+    "synth --export") _km_files; return ;;
+    "synth --import") _km_files; return ;;
+    "synth --task") :; return ;;
     "synth --model") :; return ;;
     "synth --device") _km_words auto cpu cuda mps; return ;;
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
   done
   case "$verb" in
     add)
-      case "$cur" in -*) _km_words --name --tag --model --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --name --tag --column --model --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_files ;;
       esac
@@ -157,7 +161,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --show --export --import --task --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

@@ -28,7 +28,10 @@ class Request:
 
 @dataclass
 class FakeHub:
-    """models: name -> file name -> content. Everything else is how to misbehave."""
+    """models: name -> file name -> content; the name of a dataset begins with "datasets/".
+
+    Everything else is how to misbehave.
+    """
 
     models: dict[str, dict[str, bytes]]
     refuse: tuple[int, dict[str, str]] | None = None
@@ -103,9 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/xet-read-token/" in path:
             cas = {"X-Xet-Cas-Url": f"http://127.0.0.1:{closed_port()}", "X-Xet-Access-Token": "t"}
             self.answer(200, {**cas, "X-Xet-Token-Expiration": str(int(time.time()) + 3600)})
-        elif match := re.fullmatch(r"/api/models/(.+?)(?:/revision/(.+))?", path):
-            self.listing(match[1], match[2] or "main")
-        elif match := re.fullmatch(r"/(.+)/resolve/([^/]+)/([^/]+)", path):
+        elif match := re.fullmatch(r"/api/(models/|(?=datasets/))(.+?)(?:/revision/(.+))?", path):
+            self.listing(match[2], match[3] or "main")
+        elif match := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
             self.file(match[1], match[3], request)
         else:
             self.answer(404, {})

@@ -254,7 +254,7 @@ def test_synth(km: Km, permits: Path) -> None:
     assert run.code == 6
     assert [line[:9] for line in sentences(run.err)] == ["km: prose"]
     assert run.out.startswith("permits  ")
-    assert run.err.endswith("Next: km train permits\n")
+    assert run.err.endswith("Next: km train permits (with the same options)\n")
     assert entry(km, "permits")["state"] == "untrained"
     samples = entry(km, "permits")["samples"]
     again = km("synth", "permits", *TINY, "--json").envelope["data"][0]

@@ -140,7 +140,7 @@ def test_tasks_are_the_teachers(library: Library, tmp_path: Path) -> None:
 
 def test_only_what_the_recipes_writer_wrote_is_usable() -> None:
     made: list[Any] = [
-        SimpleNamespace(model=model, revision=revision)
+        SimpleNamespace(model=model, revision=revision, engine="hf")
         for model, revision in [("big", "1"), ("big", "2"), ("embedded", EMBEDDED.revision), ("big", SERVICE)]
     ]
     assert usable(made, recipe(teacher="big", teacher_revision="2")) == [made[1]]

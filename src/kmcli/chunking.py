@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from kmcli.errors import UsageError
 from kmcli.types import PAGE_BREAK, Chunk
@@ -34,17 +35,43 @@ def chunk(text: str, size: int, overlap: float, count: Callable[[str], int]) -> 
     from semantic_text_splitter import TextSplitter
 
     flow, here, there = _flow(text)
+    breaks = _breaks(text)
     splitter = TextSplitter.from_callback(count, size, overlap=int(size * overlap))
-    breaks = [found.start() for found in re.finditer(PAGE_BREAK, text)]
     chunks: list[Chunk] = []
     for at, piece in splitter.chunk_indices(flow):
         start = _source(at, here, there)
-        pages: tuple[int | None, int | None] = (None, None)
-        if breaks:
-            last = _source(at + len(piece) - 1, here, there)
-            pages = 1 + bisect_left(breaks, start), 1 + bisect_left(breaks, last)
-        chunks.append(Chunk(len(chunks), piece, count(piece), start, *pages))
+        pages = _pages(start, _source(at + len(piece) - 1, here, there), breaks)
+        chunks.append(Chunk(len(chunks), piece, count(piece), start, *(pages or (None, None))))
     return chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a piece of a document begins and ends in the joined text (`join_pages`), and its first and last page."""
+
+    start: int
+    end: int
+    pages: tuple[int, int] | None
+
+    def shared(self, other: Place) -> int:
+        """How many characters lie in both."""
+        return max(0, min(self.end, other.end) - max(self.start, other.start))
+
+
+def locate(text: str, pieces: Iterable[str]) -> list[Place | None]:
+    """The first place of each piece in a document's joined text; None where it does not stand there, letter by letter."""
+    flow, here, there = _flow(text)
+    breaks = _breaks(text)
+    found: list[Place | None] = []
+    for piece in pieces:
+        at = flow.find(piece) if piece else -1
+        if at < 0:
+            found.append(None)
+            continue
+        end = at + len(piece)
+        pages = _pages(_source(at, here, there), _source(end - 1, here, there), breaks)
+        found.append(Place(at, end, pages))
+    return found
 
 
 def join_pages(text: str) -> str:
@@ -72,6 +99,15 @@ def _joint(text: str, gap: re.Match[str]) -> str:
     paragraph = gap.group().count("\n") > 1
     runs_on = first.islower() or not (paragraph or last in _ENDS or first in _BULLETS)
     return " " if runs_on else "\n\n" if paragraph else "\n"
+
+
+def _breaks(text: str) -> list[int]:
+    return [found.start() for found in re.finditer(PAGE_BREAK, text)]
+
+
+def _pages(start: int, last: int, breaks: list[int]) -> tuple[int, int] | None:
+    """The pages of two offsets in the given text; None where it has no pages."""
+    return (1 + bisect_left(breaks, start), 1 + bisect_left(breaks, last)) if breaks else None
 
 
 def _source(at: int, here: list[int], there: list[int]) -> int:

@@ -75,7 +75,8 @@ def silent(event: Event) -> None:
 class Ingested:
     """A source as read, before the library knows it.
 
-    source: absolute path, URL, or "-" for standard input. kind: "pdf", "docx", "html", "epub", "markdown", "latex", "text".
+    source: absolute path, URL, or "-" for standard input; one line of a file has "#" and its name behind it.
+    kind: "pdf", "docx", "html", "epub", "markdown", "latex", "text".
     data: the bytes as given. text: extracted text, pages separated by PAGE_BREAK. pages: None where the format has none.
     """
 
@@ -135,6 +136,10 @@ class Passage:
     page: int | None = None
 
 
+IMPORTED = "import"
+"""The engine of samples that km did not write, and the task by which a recipe asks for nothing but them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One line of study material: what the student reads (prompt) and what is scored (response).
@@ -152,6 +157,7 @@ class Sample:
     model: str
     revision: str
     seed: int
+    score: float | None = None
 
 
 # --- training -----------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def fetch(name: str, report: Reporter, revision: str | None = None) -> Path:
     Raises UsageError for a name that cannot be a hub model's, ResourceError where the model cannot be had.
     """
     _check_name(name, revision)
-    _check_endpoint()
+    check_endpoint()
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
@@ -58,7 +58,7 @@ def fetch(name: str, report: Reporter, revision: str | None = None) -> Path:
     snapshot = _cached(repository, revision or constants.DEFAULT_REVISION)
     if snapshot and _complete(snapshot):
         return snapshot
-    with _quietly():
+    with quietly():
         return _Download(name, revision, cache, repository, report).run()
 
 
@@ -85,7 +85,7 @@ def _check_name(name: str, revision: str | None) -> None:
         raise UsageError(f"{revision!r} is no revision of a hub model.", "Give a branch, a tag or a commit.")
 
 
-def _check_endpoint() -> None:
+def check_endpoint() -> None:
     """huggingface_hub cannot even be imported with a malformed one. Not shown, for it may hold a password."""
     try:
         parts = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -114,7 +114,7 @@ def _complete(snapshot: Path) -> bool:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """huggingface_hub says on stderr what is reported here anyway."""
     from huggingface_hub.utils import logging
 

@@ -34,7 +34,7 @@ def explain(error: Exception, name: str, revision: str | None, cache: Path, *, c
 
     while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    page = f"{_address()}/{name}"
+    page = f"{address()}/{name}"
     if isinstance(error, OfflineModeIsEnabled):
         return ResourceError(
             f"{name} is not completely on this machine, and HF_HUB_OFFLINE forbids downloading it.",
@@ -54,7 +54,7 @@ def explain(error: Exception, name: str, revision: str | None, cache: Path, *, c
     if isinstance(error, HTTPError):
         if connected:
             return ResourceError(f"the connection was cut while {name} was being downloaded.", AGAIN)
-        return ResourceError(f"cannot reach the model hub at {_address()}.", OFFLINE)
+        return ResourceError(f"cannot reach the model hub at {address()}.", OFFLINE)
     if isinstance(error, FileMetadataError):
         return not_a_hub()
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -83,13 +83,13 @@ def _refused(status: int, name: str, page: str, has_token: bool) -> ResourceErro
     if status == 429:
         return ResourceError("the hub has had too many requests from here.", f"Wait a few minutes. {AGAIN}")
     return ResourceError(
-        f"the model hub at {_address()} failed (status {status}) when asked for {name}.", f"Wait a little. {AGAIN}"
+        f"the model hub at {address()} failed (status {status}) when asked for {name}.", f"Wait a little. {AGAIN}"
     )
 
 
 def not_a_hub() -> ResourceError:
     return ResourceError(
-        f"{_address()} does not answer like a model hub.", "Check HF_ENDPOINT, and whether this network wants a login."
+        f"{address()} does not answer like a model hub.", "Check HF_ENDPOINT, and whether this network wants a login."
     )
 
 
@@ -127,7 +127,7 @@ def no_base(name: str, files: list[str]) -> ResourceError:
     )
 
 
-def _address() -> str:
+def address() -> str:
     """Where the hub is, without a user name and password that somebody wrote into HF_ENDPOINT."""
     from huggingface_hub import constants
 

@@ -27,17 +27,21 @@ def add(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, URLs, or - for stdin.")],
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the document.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be repeated.")] = None,
+    column: Annotated[
+        str | None, typer.Option("--column", metavar="COLUMN", help="Where a line of JSONL has its text.")
+    ] = None,
     model: Model = None,
 ) -> object:
     """Add documents: files, folders, URLs, or standard input.
 
-    Reads PDF, DOCX, HTML, EPUB, Markdown, LaTeX and plain text. What is in the library already is skipped, a file that
+    Reads PDF, DOCX, HTML, EPUB, Markdown, LaTeX and plain text. A JSONL file is a document a line, and so are those of a
+    dataset on the Hugging Face hub, hf://datasets/OWNER/NAME. What is in the library already is skipped, a file that
     has changed updates its document, and a bad file does not stop the others.
     """
     from kmcli.workflows import documents
 
     with opened(screen, model=model) as house:
-        report = documents.add(house, sources, name, tag or ())
+        report = documents.add(house, sources, name, tag or (), column)
     screen.table([[added.action, *_described(added.document)] for added in report.added], right=(3, 4), flex=1)
     screen.exit_code = batch_exit_code(screen, report.failed, finished=len(report.added))
     _tell_next(screen, report)

@@ -13,6 +13,7 @@ from kmcli.cli.app import Device, Model, opened, verb
 from kmcli.cli.failures import batch_exit_code
 from kmcli.cli.library_verbs import document_data, module_data
 from kmcli.cli.screen import Screen
+from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from kmcli.workflows.material import RecipeOptions
@@ -164,7 +165,13 @@ def study_material(written: int, kept: int, samples: int) -> str:
     return f"{kept:,} of {render.count(written, 'sample')} kept{earlier}"
 
 
-@verb("Research", "km synth report", "km synth report --set generations=4", aliases=("synthesize",))
+@verb(
+    "Research",
+    "km synth report",
+    "km synth report --show --task qa",
+    "km synth report --import material.jsonl",
+    aliases=("synthesize",),
+)
 def synth(
     screen: Screen,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Documents, as km ls shows them.")],
@@ -181,10 +188,26 @@ def synth(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
     ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Write nothing: show the study material of a document.")] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write nothing: save it as JSONL; - for stdout.")
+    ] = None,
+    import_: Annotated[
+        str | None, typer.Option("--import", metavar="FILE", help="Write nothing: add samples from JSONL; - for stdin.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="With --show and --export: of this task alone.")
+    ] = None,
     model: Model = None,
     device: Device = None,
 ) -> object:
-    """Write study material only, without training on it."""
+    """Write study material only, without training on it.
+
+    Material of another tool can be studied too: --import takes lines with a prompt, a response and, where it is known, the
+    chunk they are about (see km synth --export for the form). The recipe's tasks are written beside it, unless they are
+    just the task import.
+    """
+    from kmcli.cli import synth_files
     from kmcli.workflows import material
 
     options = recipe_options(
@@ -197,6 +220,18 @@ def synth(
         generations=generations,
         temperature=temperature,
     )
+    asked = [option for option, given in (("--show", show), ("--export", export), ("--import", import_)) if given]
+    if task is not None and asked not in (["--show"], ["--export"]):
+        raise UsageError("--task goes with --show or --export.", "To write one task alone: --set tasks=qa")
+    if asked:
+        if len(asked) > 1 or len(names) > 1:
+            what = " and ".join(asked)
+            raise UsageError(f"{what} needs one document and no other of these options.", f"km synth NAME {asked[0]}")
+        if show:
+            return synth_files.show(screen, names[0], task)
+        if export is not None:
+            return synth_files.export(screen, names[0], export, task)
+        return synth_files.import_(screen, names[0], str(import_), options, model)
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [
@@ -206,5 +241,5 @@ def synth(
     screen.table(rows)
     screen.exit_code = batch_exit_code(screen, report.failed, len(report.written), report.interrupted)
     if report.written:
-        screen.note(f"Next: km train {report.written[0].document.name}{' with these options' if options.given else ''}")
+        screen.note(f"Next: km train {report.written[0].document.name}{' (with the same options)' if options.given else ''}")
     return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]

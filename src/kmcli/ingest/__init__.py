@@ -1,6 +1,7 @@
 """Reading: a file, a URL or standard input becomes text that the other rooms can use.
 
-A reader turns bytes of one kind into text; `READERS` shows them all. Nothing here knows the library.
+A reader turns bytes of one kind into text; `READERS` shows them all. `records` makes many documents of one file, and
+`datasets` fetches such files from the hub. Nothing here knows the library.
 
 To add one: write `read(data, name, report) -> Extract` in a module of its own, with its heavy imports inside the
 function; give it a line in `READERS` with the suffixes that folders are searched for; and if its files open with a
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from kmcli.errors import KmError
-from kmcli.ingest import docx, epub, html, kinds, latex, pdf, plain, sources
+from kmcli.ingest import docx, epub, html, kinds, latex, pdf, plain, records, sources
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Ingested, Reporter, silent
 
@@ -41,6 +42,48 @@ READERS: dict[str, Reader] = {
 
 _BY_SUFFIX = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def read_all(source: str, report: Reporter = silent, column: str | None = None) -> Iterator[Ingested | KmError]:
+    """Every document of a source: one, as `read` reads it, or those of a JSONL file or of a dataset on the hub.
+
+    A line that is no document comes as the error that says why; what is wrong with all of it is raised, as by `read`.
+    column: where the text of each line stands, if it is not one of `records.TEXT`.
+    """
+    file, _, only = source.partition("#") if is_many(source) else (source, "", "")
+    if file.startswith("hf://"):
+        from kmcli.ingest import datasets
+
+        for address, path in datasets.fetch(file, report):
+            name = PurePosixPath(address)
+            try:
+                data = sources.from_file(path)
+                if _is_records(address):
+                    yield from records.read(data, address, name.stem, column, only)
+                else:
+                    yield _ingest(address, data, name.name, name.suffix, name.stem, report)
+            except KmError as error:  # the other files may be good
+                yield error
+    elif is_many(source):
+        path = sources.absolute(file)
+        yield from records.read(sources.from_file(path), str(path), path.stem, column, only)
+    else:
+        yield read(source, report=report)
+
+
+def is_many(source: str) -> bool:
+    """Whether a source may hold many documents. Behind "#" one of them may be named."""
+    if source.startswith("hf://"):
+        return True
+    return (
+        not _URL.match(source)
+        and _is_records(source.partition("#")[0])
+        and ("#" not in source or not os.path.exists(os.path.expanduser(source)))
+    )
+
+
+def _is_records(name: str) -> bool:
+    return name.lower().endswith(records.SUFFIXES)
 
 
 def read(source: str, stdin: BinaryIO | None = None, report: Reporter = silent) -> Ingested:

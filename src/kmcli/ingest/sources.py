@@ -49,11 +49,14 @@ def from_file(path: Path) -> bytes:
         raise KmError(f"{path} cannot be read: {error.strerror}.", "Check the path and the disk.") from None
 
 
-def from_stdin(stdin: BinaryIO | None) -> bytes:
-    """All of standard input. Raises UsageError where it is a terminal, KmError where nothing comes."""
+def from_stdin(stdin: BinaryIO | None, example: str = "cat notes.txt | km add -") -> bytes:
+    """All of standard input. example: how something is sent there.
+
+    Raises UsageError where it is a terminal, KmError where nothing comes.
+    """
     stream = stdin if stdin is not None else sys.stdin.buffer
     if stream.isatty():
-        raise UsageError("nothing is sent to standard input.", "For example: cat notes.txt | km add -")
+        raise UsageError("nothing is sent to standard input.", f"For example: {example}")
     return _limited(stream, "standard input")
 
 

@@ -7,12 +7,29 @@ import hashlib
 import secrets
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
+from kmcli.errors import KmError
 from kmcli.library import files
 from kmcli.library.layout import Layout
 from kmcli.types import Document, Ingested, text_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `add` did.
+
+    was_trained: the document has a Knowledge Module, which is stale now if its text changed. was_unfinished: it had an
+    unfinished training, which is gone, because it was of another text.
+    """
+
+    document: Document
+    action: Literal["added", "unchanged", "updated"]
+    was_trained: bool
+    was_unfinished: bool = False
 
 
 def now() -> str:
@@ -73,6 +90,17 @@ def damage(layout: Layout, document: Document) -> str:
         if problem:
             return f"the {what} of {document.name} is {problem}."
     return ""
+
+
+def text(layout: Layout, document: Document) -> str:
+    """The document's text. Raises KmError where the file is missing or no longer what was added."""
+    try:
+        found = layout.text(document).read_bytes().decode("utf-8", "surrogatepass")
+    except (FileNotFoundError, UnicodeDecodeError):
+        found = None
+    if found is None or text_hash(found) != document.text_sha256:
+        raise KmError(f"the text of {document.name} is missing or damaged on disk.", add_again(document))
+    return found
 
 
 def add_again(document: Document) -> str:

@@ -74,6 +74,9 @@ class Layout:
     def samples(self, document: Document) -> Path:
         return self.document(document) / "samples.jsonl"
 
+    def chunks(self, document: Document) -> Path:
+        return self.document(document) / "chunks.jsonl"
+
     def work_log(self, document: Document) -> Path:
         return self.document(document) / "written.jsonl"
 

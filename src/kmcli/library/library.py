@@ -10,32 +10,18 @@ import dataclasses
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError, did_you_mean
+from kmcli.errors import NotFoundError, ResourceError, did_you_mean
 from kmcli.library import contents, files, modules, names
 from kmcli.library import samples as study
 from kmcli.library.check import Finding, inspect
+from kmcli.library.contents import Added
 from kmcli.library.database import Database
-from kmcli.library.layout import Layout, has_weights, unfinished
+from kmcli.library.layout import Layout, has_weights
 from kmcli.library.locks import Locks
-from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, Sample, State, text_hash
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What `add` did.
-
-    was_trained: the document has a Knowledge Module, which is stale now if its text changed. was_unfinished: it had an
-    unfinished training, which is gone, because it was of another text.
-    """
-
-    document: Document
-    action: Literal["added", "unchanged", "updated"]
-    was_trained: bool
-    was_unfinished: bool = False
+from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, Sample, State
 
 
 class Library:
@@ -170,13 +156,7 @@ class Library:
 
     def text(self, document: Document) -> str:
         """The document's text. Raises KmError where the file is missing or no longer what was added."""
-        try:
-            text = self._layout.text(document).read_bytes().decode("utf-8", "surrogatepass")
-        except (FileNotFoundError, UnicodeDecodeError):
-            text = None
-        if text is None or text_hash(text) != document.text_sha256:
-            raise KmError(f"the text of {document.name} is missing or damaged on disk.", contents.add_again(document))
-        return text
+        return contents.text(self._layout, document)
 
     def source_file(self, document: Document) -> Path:
         """The copy of the bytes as given."""
@@ -186,23 +166,27 @@ class Library:
 
     def samples(self, document: Document) -> list[Sample]:
         """Raises KmError where a line other than a torn last one is damaged."""
-        found = study.read(self._layout.samples(document))
-        if found.damaged:
-            raise KmError(
-                f"the study material of {document.name} is damaged in line {found.damaged[0]}.",
-                "km doctor --repair drops what cannot be read.",
-            )
-        return found.samples
+        return study.samples(self._layout.samples(document), document.name)
 
     def append_samples(self, document: Document, samples: Iterable[Sample]) -> None:
         """Add samples; they are safe on the disk when this returns."""
         with self.lock(document, "synth"), files.explained(self.home):
             study.append(self._layout.samples(document), samples)
 
+    def chunk_texts(self, document: Document) -> dict[str, str]:
+        """By hash, the chunks that study material was written about: also those of other sizes, or of an older text."""
+        return study.texts(self._layout.chunks(document))
+
+    def keep_chunks(self, document: Document, texts: Iterable[str]) -> None:
+        """Keep the chunks that are not kept yet; to be called before samples about them are appended."""
+        with self.lock(document, "synth"), files.explained(self.home):
+            study.keep_texts(self._layout.chunks(document), texts)
+
     def drop_samples(self, document: Document) -> None:
         with self.lock(document, "synth"), files.explained(self.home):
             self._layout.work_log(document).unlink(missing_ok=True)  # first: it must not promise samples that are gone
             self._layout.samples(document).unlink(missing_ok=True)
+            self._layout.chunks(document).unlink(missing_ok=True)
             files.sync(self._layout.document(document))
 
     def work_log(self, document: Document) -> list[dict[str, Any]]:
@@ -218,12 +202,7 @@ class Library:
 
     def state(self, document: Document) -> State:
         """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
-        row = self._trained(document)
-        if unfinished(self._layout.workspace(document), row["finished"] if row else None):
-            return "interrupted"
-        if row is None:
-            return "untrained"
-        return "fresh" if row["text_sha256"] == document.text_sha256 else "stale"
+        return modules.state(self._layout, document, self._trained(document))
 
     def workspace(self, document: Document) -> Path:
         """The folder for checkpoints and other unfinished files of the document's training; made if it is not there."""
@@ -311,10 +290,7 @@ class Library:
     def _refuse_taken(self, name: str, allowed: Document | None) -> None:
         owner = self._database.document("name_key", names.key(name))
         if owner and (allowed is None or owner.id != allowed.id):
-            raise UsageError(
-                f"the name {owner.name} is taken by another document.",
-                f"Choose another name, or rename that one with: km mv {owner.name} NEW",
-            )
+            raise names.taken(owner.name)
 
     def _free_name(self, ingested: Ingested) -> str:
         taken = {names.key(document.name) for document in self.documents()}

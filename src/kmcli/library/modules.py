@@ -13,14 +13,23 @@ from kmcli.errors import KmError
 from kmcli.library import files
 from kmcli.library.contents import now
 from kmcli.library.database import Database
-from kmcli.library.layout import Layout
-from kmcli.types import Document, KnowledgeModule, Recipe
+from kmcli.library.layout import Layout, unfinished
+from kmcli.types import Document, KnowledgeModule, Recipe, State
 
 
 def row_of(layout: Layout, database: Database, document: Document) -> sqlite3.Row | None:
     """The document's row in the table modules; None where there is none or its folder is gone."""
     rows = database.rows("SELECT * FROM modules WHERE document_id = ?", document.id)
     return rows[0] if rows and layout.module(rows[0]["id"]).is_dir() else None
+
+
+def state(layout: Layout, document: Document, row: sqlite3.Row | None) -> State:
+    """How the training of a document stands, with the row of its module."""
+    if unfinished(layout.workspace(document), row["finished"] if row else None):
+        return "interrupted"
+    if row is None:
+        return "untrained"
+    return "fresh" if row["text_sha256"] == document.text_sha256 else "stale"
 
 
 def as_value(layout: Layout, document: Document, row: sqlite3.Row) -> KnowledgeModule:

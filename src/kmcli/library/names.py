@@ -52,6 +52,14 @@ def unique(name: str, taken: Collection[str]) -> str:
     return next(candidate for candidate in candidates if key(candidate) not in taken)
 
 
+def taken(name: str) -> UsageError:
+    """For a name that another document has."""
+    return UsageError(
+        f"the name {name} is taken by another document.",
+        f"Choose another name, or rename that one with: km mv {name} NEW",
+    )
+
+
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 

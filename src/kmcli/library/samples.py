@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kmcli.errors import KmError
 from kmcli.library import files
-from kmcli.types import Sample
+from kmcli.types import Sample, text_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,17 @@ def read(path: Path) -> Read:
             found.samples.append(sample)
             found.lines.append(line)
     return dataclasses.replace(found, torn=bool(tail))
+
+
+def samples(path: Path, name: str) -> list[Sample]:
+    """The samples of a file. Raises KmError where a line other than a torn last one is damaged. name: of the document."""
+    found = read(path)
+    if found.damaged:
+        raise KmError(
+            f"the study material of {name} is damaged in line {found.damaged[0]}.",
+            "km doctor --repair drops what cannot be read.",
+        )
+    return found.samples
 
 
 def append(path: Path, samples: Iterable[Sample]) -> None:
@@ -75,6 +87,19 @@ def append_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(stream.fileno())
     if new:
         files.sync(path.parent)
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The chunks in a file of them, by hash; what is damaged is left out, for it can be made again."""
+    found = (one.get("text") for one in read_objects(path) if isinstance(one, dict))
+    return {text_hash(text): text for text in found if isinstance(text, str)}
+
+
+def keep_texts(path: Path, given: Iterable[str]) -> None:
+    """Add the chunks that the file does not have yet."""
+    there = texts(path)
+    new = {text_hash(text): text for text in given}
+    append_objects(path, ({"text": text} for sha256, text in new.items() if sha256 not in there))
 
 
 def cut(path: Path) -> None:

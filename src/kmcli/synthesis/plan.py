@@ -9,7 +9,7 @@ from typing import get_args
 from kmcli.bases.prompts import Prompts
 from kmcli.errors import UsageError, did_you_mean
 from kmcli.synthesis import TASKS, Task, custom
-from kmcli.types import Recipe, TaskName
+from kmcli.types import IMPORTED, Recipe, TaskName
 
 OWN: dict[str, TaskName] = {name: name for name in get_args(TaskName)}
 MOST_GENERATIONS = 10_000
@@ -22,10 +22,15 @@ class Planned:
 
 
 def plan(recipe: Recipe) -> dict[str, Planned]:
-    """The recipe's tasks by name. Raises UsageError where there is no such task, or its file is wrong."""
+    """The recipe's tasks by name, but for IMPORTED, for which nothing is written.
+
+    Raises UsageError where there is no such task, or its file is wrong.
+    """
     planned: dict[str, Planned] = {}
     for entry in recipe.tasks:
         name, number = _parsed(entry)
+        if name == IMPORTED:
+            continue
         task = find(name)
         if name in planned:
             raise UsageError(f"the task {name!r} stands twice in the recipe.", "Name each task once.")

@@ -21,7 +21,7 @@ from kmcli.synthesis.check import ANSWER_TOKENS, KEPT, Checker, Counts, Written
 from kmcli.synthesis.parse import PARSERS, Draft
 from kmcli.synthesis.plan import Planned, check_prompts, plan
 from kmcli.synthesis.values import values
-from kmcli.types import Chunk, Event, Recipe, Reporter, Sample
+from kmcli.types import Chunk, Event, Recipe, Reporter, Sample, text_hash
 
 CHATS_PER_GROUP = 64
 
@@ -237,10 +237,14 @@ def _stop_if_unreadable(counts: Counts, judged: set[str], recipe: Recipe, last: 
         )
 
 
+def sample_id(chunk_sha256: str, task: str, prompt: str, response: str) -> str:
+    """The same for the same sample, whoever wrote it."""
+    return text_hash(f"{chunk_sha256}\0{task}\0{prompt}\0{response}")[:16]
+
+
 def _sample(engine: Engine, one: Written, recipe: Recipe) -> Sample:
-    identity = f"{one.chunk_sha256}\0{one.task}\0{one.prompt}\0{one.response}"
     return Sample(
-        id=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        id=sample_id(one.chunk_sha256, one.task, one.prompt, one.response),
         chunk_sha256=one.chunk_sha256,
         task=one.task,
         prompt=one.prompt,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
-from kmcli.types import Recipe, Reporter, Sample, View
+from kmcli.types import IMPORTED, Recipe, Reporter, Sample, View
 
 if TYPE_CHECKING:
     from kmcli.bases import Loaded
@@ -40,7 +40,8 @@ def train(
     adapter = ADAPTERS[recipe.adapter]
     make_view = OBJECTIVES[recipe.objective].view
     tasks = plan.names(recipe.tasks)
-    known = [sample for sample in samples if sample.chunk_sha256 in chunks and sample.task in tasks]
+    wanted = [sample for sample in samples if sample.task in tasks or sample.engine == IMPORTED]
+    known = [sample for sample in wanted if sample.chunk_sha256 in chunks]
     taught, held = split(known, recipe)
     if not taught:
         raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
@@ -63,7 +64,7 @@ def split(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list
 
     A task whose samples are all asked for in the same words, such as a summary, is trained on whole.
     """
-    whole = {name for name in plan.names(recipe.tasks) if plan.find(name).parser == "text"}
+    whole = {name for name, planned in plan.plan(recipe).items() if planned.task.parser == "text"}
     taught: list[Sample] = []
     held: list[Sample] = []
     for sample in samples:

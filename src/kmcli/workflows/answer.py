@@ -18,7 +18,8 @@ from kmcli.evaluation.questions import read_questions
 from kmcli.retrieval import Index
 from kmcli.training import split
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage, Question
-from kmcli.workflows.house import House, untrained, usable
+from kmcli.workflows.house import House, untrained
+from kmcli.workflows.imported import attach
 
 SAMPLING = Sampling(max_tokens=128)
 ASKABLE: tuple[Method, ...] = ("km", "rag", "full", "bare")
@@ -146,8 +147,9 @@ def _engines(loaded: Loaded, module: KnowledgeModule | None) -> dict[Method, Eng
 
 def _held_out(house: House, document: Document, module: KnowledgeModule, loaded: Loaded) -> list[Question]:
     """Questions of the study material that training never saw."""
-    made = usable(house.library.samples(document), module.recipe)
-    texts = {chunk.sha256: chunk.text for chunk in house.study_chunks(document, loaded, module.recipe)}
+    chunks = house.study_chunks(document, loaded, module.recipe)
+    made = attach(house, document, loaded, module.recipe, chunks).samples
+    texts = {chunk.sha256: chunk.text for chunk in chunks}
     _, held = split([sample for sample in made if sample.chunk_sha256 in texts], module.recipe)
     if not held:
         raise KmError(

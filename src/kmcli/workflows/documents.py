@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added
-from kmcli.types import Document, Event, KnowledgeModule, State
+from kmcli.types import Document, Event, Ingested, KnowledgeModule, State
 from kmcli.workflows.house import Failure, House
 
 
@@ -38,8 +38,15 @@ class Shown:
     samples: Mapping[str, int]
 
 
-def add(house: House, sources: Sequence[str], name: str | None = None, tags: Sequence[str] = ()) -> AddReport:
-    """Read each source into the library; a folder is each file in it. A source that fails never stops the rest."""
+def add(
+    house: House,
+    sources: Sequence[str],
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    column: str | None = None,
+) -> AddReport:
+    """Read each source into the library; a folder is each file in it, a JSONL file or a dataset of the hub each line of
+    it. What fails never stops the rest. column: where the text of a line stands."""
     from kmcli import ingest  # not needed by the verbs that must be quick
 
     added: list[Added] = []
@@ -47,33 +54,49 @@ def add(house: House, sources: Sequence[str], name: str | None = None, tags: Seq
     files: list[str] = []
     for source in sources:
         try:
-            found = ingest.expand(source)
-            if not found:
+            inside = ingest.expand(source)
+            if not inside:
                 raise NotFoundError(
                     f"there is no document in {source}.", "Hidden files and kinds that km does not read do not count."
                 )
-            files += found
+            files += inside
         except KmError as error:
             failed.append(Failure(source, error))
-    if name is not None and len(files) + len(failed) != 1:
+    many = [source for source in files if ingest.is_many(source)]
+    if name is not None and (many or len(files) + len(failed) != 1):
         raise UsageError(
             "--name names one document, and several were given.", "Add them without --name, or one by one."
         )
+    if column is not None and not many:
+        raise UsageError("--column is for JSONL files and datasets of the hub.", "Leave it out.")
     for done, source in enumerate(files):
         house.report(Event("add", source, done, len(files)))
-        try:
-            one = house.library.add(ingest.read(source, report=house.report), name, tags)
+        for found in _documents(house, source, column):
+            try:
+                if isinstance(found, KmError):
+                    raise found
+                one = house.library.add(found, name, tags)
+            except KmError as error:
+                failed.append(Failure(source, error))
+                continue
             if name is not None and one.action != "added" and one.document.name.casefold() != name.casefold():
                 here = one.document.name
                 house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))
             added.append(one)
-        except KmError as error:
-            failed.append(Failure(source, error))
     if files:
         house.report(Event("add", "", len(files), len(files)))
     if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
         house.report(Event("base", EMBEDDED_NOTICE))
     return AddReport(tuple(added), tuple(failed))
+
+
+def _documents(house: House, source: str, column: str | None) -> Iterator[Ingested | KmError]:
+    from kmcli import ingest
+
+    try:
+        yield from ingest.read_all(source, house.report, column)
+    except KmError as error:
+        yield error
 
 
 def ls(house: House, tag: str | None = None) -> list[Entry]:

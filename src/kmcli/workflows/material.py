@@ -89,6 +89,7 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
     if not chunks:
         raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
     makers = {name: _maker(writer.prompts, base.prompts, recipe, one) for name, one in plan(recipe).items()}
+    library.keep_chunks(document, (chunk.text for chunk in chunks))
     log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
     finished = {Unit(line["chunk"], line["task"]) for line in log}
     before = Counts()

@@ -14,8 +14,9 @@ from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
 from kmcli.training import train as train_adapter
 from kmcli.types import Document, Event, KnowledgeModule, Recipe
+from kmcli.workflows import imported
 from kmcli.workflows.batch import Loader, each
-from kmcli.workflows.house import Failure, House, usable
+from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for, write_missing
 from kmcli.workflows.writer import open_writer
 
@@ -92,7 +93,9 @@ def _train(
             material = write_missing(house, document, writer, recipe, force)
         loaded = loader.load(base)
         chunks = house.study_chunks(document, loaded, recipe)
-        samples = usable(library.samples(document), recipe)
+        attached = imported.attach(house, document, loaded, recipe, chunks)
+        imported.tell(house, document, attached)
+        samples = attached.samples
         if not samples:
             raise KmError(
                 f"the base wrote nothing about {document.name} that it confirmed itself.",

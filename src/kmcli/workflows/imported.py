@@ -1,0 +1,106 @@
+"""Study material from elsewhere, fitted to the chunks that a training cuts: whoever wrote it knew nothing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from kmcli.bases import Loaded
+from kmcli.chunking import locate
+from kmcli.retrieval import Index
+from kmcli.types import IMPORTED, Chunk, Document, Event, Recipe, Sample, text_hash
+from kmcli.workflows.house import House, counter, usable
+
+
+class Finder:
+    """Says which chunk of a document a sample is about: see `find`."""
+
+    def __init__(self, text: str, chunks: Sequence[Chunk], index: Index) -> None:
+        self._text, self._chunks, self._index = text, chunks, index
+        self._places = locate(text, (chunk.text for chunk in chunks))
+        self._overlapping: dict[str, list[str]] = {}
+
+    def find(self, prompt: str, response: str, came_with: str = "") -> str | None:
+        """The hash of the chunk that BM25 ranks first for prompt and response; None where none has a word of them.
+
+        came_with: the text that the sample was written about. Where that stands in the document, only the chunks that
+        overlap it count, and there is always one.
+        """
+        near = self._near(came_with)
+        for passage in self._index.search(f"{prompt} {response}", len(self._chunks)):
+            found = text_hash(passage.text)
+            if not near or found in near:
+                return found
+        return near[0] if near else None
+
+    def _near(self, piece: str) -> list[str]:
+        """The hashes of the chunks that overlap a piece of the document, the one that has most of it first."""
+        if piece not in self._overlapping:
+            (own,) = locate(self._text, [piece])
+            places = zip(self._chunks, self._places, strict=True)
+            shared = {chunk.sha256: own.shared(place) for chunk, place in places if own and place}
+            self._overlapping[piece] = sorted(filter(shared.get, shared), key=lambda sha256: -shared[sha256])
+        return self._overlapping[piece]
+
+
+@contextmanager
+def finder(house: House, document: Document, chunks: Sequence[Chunk]) -> Iterator[Finder]:
+    with Index(document.name, chunks) as index:
+        yield Finder(house.library.text(document), chunks, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """samples: what can be studied. Of those imported: moved, how many were written about another piece of text than the
+    chunk they have now; strange, how many have no word in common with the document; long, how many do not fit the base."""
+
+    samples: list[Sample]
+    moved: int = 0
+    strange: int = 0
+    long: int = 0
+
+
+def attach(house: House, document: Document, loaded: Loaded, recipe: Recipe, chunks: Sequence[Chunk]) -> Attached:
+    """The document's study material for a recipe, with every imported sample about one of these chunks."""
+    samples = usable(house.library.samples(document), recipe)
+    if not any(sample.engine == IMPORTED for sample in samples):
+        return Attached(samples)
+    texts = {chunk.sha256: chunk.text for chunk in chunks}
+    others = house.library.chunk_texts(document)
+    count = counter(loaded)
+    kept: list[Sample] = []
+    moved = strange = long = 0
+    with finder(house, document, chunks) as search:
+        for sample in samples:
+            sha256: str | None = sample.chunk_sha256
+            if sample.engine != IMPORTED:
+                kept.append(sample)
+                continue
+            if sha256 not in texts:
+                sha256 = search.find(sample.prompt, sample.response, others.get(sample.chunk_sha256, ""))
+            if sha256 is None:
+                strange += 1
+            elif _length(sample, texts[sha256], loaded) + count(sample.response) >= loaded.base.context:
+                long += 1
+            else:
+                moved += sha256 != sample.chunk_sha256
+                kept.append(replace(sample, chunk_sha256=sha256))
+    return Attached(kept, moved, strange, long)
+
+
+def tell(house: House, document: Document, attached: Attached) -> None:
+    """Says what became of the imported samples."""
+    if attached.moved:
+        message = f"imported samples with the chunk of this recipe that fits them best: {attached.moved:,}"
+        house.report(Event("note", message))
+    if attached.strange:
+        house.warn(f"imported samples left out, without a word in common with {document.name}: {attached.strange:,}")
+    if attached.long:
+        house.warn(f"imported samples left out, too long for the base to read with their chunk: {attached.long:,}")
+
+
+def _length(sample: Sample, text: str, loaded: Loaded) -> int:
+    """Tokens that the teacher reads before the response."""
+    content = loaded.base.prompts.under_text.format(text=text, question=sample.prompt)
+    return len(loaded.chat_ids([("user", content)]))
