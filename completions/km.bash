@@ -44,6 +44,7 @@ _km() {
     "train --preset") _km_words quick standard paper; return ;;
     "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
+    "train --min-score") :; return ;;
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "ask --method") _km_words km rag full bare; return ;;
@@ -57,12 +58,13 @@ _km() {
     "synth --preset") _km_words quick standard paper; return ;;
     "synth --recipe") _km_files; return ;;
     "synth --set") :; return ;;
+    "synth --min-score") :; return ;;
     "synth --model") :; return ;;
     "synth --device") _km_words auto cpu cuda mps; return ;;
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --min-score" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -96,7 +98,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --judge --min-score --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac
@@ -145,7 +147,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --judge --min-score --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

@@ -24,6 +24,16 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", hel
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]
+Judge = Annotated[bool, typer.Option("--judge", help="Have each sample rated from 1 to 5 by what writes it.")]
+MinScore = Annotated[
+    int | None, typer.Option("--min-score", metavar="N", help="Train only on samples with a score of N or more.")
+]
+
+
+def rated(settings: Sequence[str] | None, judge: bool, min_score: int | None) -> list[str]:
+    """The settings of a recipe with what the two options say; --set outranks them."""
+    given = ["judge=true"] if judge else []
+    return [*given, *([] if min_score is None else [f"min_score={min_score}"]), *(settings or ())]
 
 
 @verb(
@@ -42,6 +52,8 @@ def train(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    judge: Judge = False,
+    min_score: MinScore = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
     ] = False,
@@ -58,7 +70,7 @@ def train(
     from kmcli.workflows import study
     from kmcli.workflows.material import RecipeOptions
 
-    options = RecipeOptions(preset, recipe, settings or ())
+    options = RecipeOptions(preset, recipe, rated(settings, judge, min_score))
     with opened(screen, model=model, device=device, preset=preset) as house:
         report = study.train(house, names or [], everything, options, force, restart)
     for trained in report.trained:
@@ -128,6 +140,8 @@ def synth(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    judge: Judge = False,
+    min_score: MinScore = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the base cannot read the document.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
@@ -138,7 +152,7 @@ def synth(
     """Write study material only, without training on it."""
     from kmcli.workflows import material
 
-    options = material.RecipeOptions(preset, recipe, settings or ())
+    options = material.RecipeOptions(preset, recipe, rated(settings, judge, min_score))
     with opened(screen, model=model, device=device, preset=preset) as house:
         report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [

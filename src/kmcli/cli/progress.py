@@ -51,7 +51,7 @@ class Stage:
     def amount(self) -> str:
         parts = [value for value in (self.done, self.total) if value is not None]
         return "/".join(
-            render.size(int(value)) if self.name in BYTE_STAGES else render.number(value) for value in parts
+            render.size(int(value)) if self.name in BYTE_STAGES else render.number(int(value)) for value in parts
         )
 
     def figures(self) -> str:

@@ -74,6 +74,9 @@ class Layout:
     def samples(self, document: Document) -> Path:
         return self.document(document) / "samples.jsonl"
 
+    def scores(self, document: Document) -> Path:
+        return self.document(document) / "scores.jsonl"
+
     def work_log(self, document: Document) -> Path:
         return self.document(document) / "written.jsonl"
 

@@ -192,17 +192,23 @@ class Library:
                 f"the study material of {document.name} is damaged in line {found.damaged[0]}.",
                 "km doctor --repair drops what cannot be read.",
             )
-        return found.samples
+        return study.scored(found.samples, self._layout.scores(document))
 
     def append_samples(self, document: Document, samples: Iterable[Sample]) -> None:
         """Add samples; they are safe on the disk when this returns."""
         with self.lock(document, "synth"), files.explained(self.home):
             study.append(self._layout.samples(document), samples)
 
+    def append_scores(self, document: Document, samples: Iterable[Sample]) -> None:
+        """Note the scores of samples that were appended without one; safe on the disk when this returns."""
+        with self.lock(document, "synth"), files.explained(self.home):
+            study.append_scores(self._layout.scores(document), samples)
+
     def drop_samples(self, document: Document) -> None:
         with self.lock(document, "synth"), files.explained(self.home):
             self._layout.work_log(document).unlink(missing_ok=True)  # first: it must not promise samples that are gone
             self._layout.samples(document).unlink(missing_ok=True)
+            self._layout.scores(document).unlink(missing_ok=True)
             files.sync(self._layout.document(document))
 
     def work_log(self, document: Document) -> list[dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError
+from kmcli.synthesis import judge
 from kmcli.synthesis.check import KEPT, Counts
 from kmcli.synthesis.plan import Planned, plan
 from kmcli.synthesis.write import Unit, confirmed_share, shares, write
@@ -37,7 +40,8 @@ class Synthesised:
     """written: drafts the base wrote in this run; kept: samples made of them; samples: all there are now.
 
     confirmed: share of the answers asked for again that agreed, over all runs. reasons: drafts of this run by task and what
-    became of them (see `synthesis.check`).
+    became of them (see `synthesis.check`). scores: of all samples that were rated, how many have which (see
+    `synthesis.judge`).
     """
 
     document: Document
@@ -47,6 +51,7 @@ class Synthesised:
     confirmed: float
     reasons: Mapping[str, Mapping[str, int]]
     seconds: float
+    scores: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +93,15 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
     chunks = house.study_chunks(document, loaded, recipe)
     if not chunks:
         raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
-    makers = {name: _maker(base, recipe, one) for name, one in plan(recipe).items()}
-    log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
-    finished = {Unit(line["chunk"], line["task"]) for line in log}
-    before = Counts()
-    for line in log:
-        before.update({(line["task"], reason): count for reason, count in line["counts"].items()})
+    texts = {chunk.sha256: chunk.text for chunk in chunks}
+    makers = makers_of(base, recipe)
+    finished, before = work_done(house, document, makers)
+    if (
+        recipe.min_score
+        and not recipe.judge
+        and any(Unit(sha, task) not in finished for sha in texts for task in makers)
+    ):
+        raise judge.not_rated(recipe, f"what is still to be written about {document.name} would have no score")
     seen = {sample.id for sample in library.samples(document)}
 
     def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
@@ -114,18 +122,41 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
             ],
         )
 
-    counts = write(HfEngine(loaded), chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
+    engine = HfEngine(loaded)
+    counts = write(engine, chunks, recipe, base.prompts, finished, before, hand_over, house.report, force)
     for sentence in shares(counts):
         house.report(Event("write", sentence))
+    unrated = judge.unrated(usable(library.samples(document), base), texts, recipe) if recipe.judge else []
+    if unrated:
+        keep = partial(library.append_scores, document)
+        judge.judge_all(engine, unrated, texts, base.prompts, keep, house.report)
+    samples = usable(library.samples(document), base)
+    if recipe.judge and samples:
+        house.report(Event("judge", f"scores: {judge.distribution(samples)}"))
     return Synthesised(
         document=document,
         written=sum(counts.values()),
         kept=sum(count for (_, reason), count in counts.items() if reason in KEPT),
-        samples=len(usable(library.samples(document), base)),
+        samples=len(samples),
+        scores=Counter(sorted(str(sample.score) for sample in samples if sample.score is not None)),
         confirmed=confirmed_share(before + counts),
         reasons={task: _of_task(counts, task) for task, _ in counts},
         seconds=time.monotonic() - started,
     )
+
+
+def makers_of(base: Base, recipe: Recipe) -> dict[str, str]:
+    """What identifies the way of writing of each of the recipe's tasks."""
+    return {name: _maker(base, recipe, one) for name, one in plan(recipe).items()}
+
+
+def work_done(house: House, document: Document, makers: Mapping[str, str]) -> tuple[set[Unit], Counts]:
+    """The units that were written in just this way, and what became of their drafts."""
+    log = [line for line in house.library.work_log(document) if line["maker"] == makers.get(line["task"])]
+    counts = Counts()
+    for line in log:
+        counts.update({(line["task"], reason): count for reason, count in line["counts"].items()})
+    return {Unit(line["chunk"], line["task"]) for line in log}, counts
 
 
 def recipe_for(house: House, base: Base, options: RecipeOptions) -> Recipe:
