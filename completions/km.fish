@@ -135,6 +135,7 @@ complete -c km -n '__fish_seen_subcommand_from synth' -l judge -d 'Have each sam
 complete -c km -n '__fish_seen_subcommand_from synth' -l min-score -r -d 'Train only on samples with a score of N or more.'
 complete -c km -n '__fish_seen_subcommand_from synth' -l force -d 'Also where the base cannot read the document.'
 complete -c km -n '__fish_seen_subcommand_from synth' -l restart -d 'Drop the study material there is, and begin again.'
+complete -c km -n '__fish_seen_subcommand_from synth' -l estimate -d 'Only say what it would take, measured on a part that is thrown away.'
 complete -c km -n '__fish_seen_subcommand_from synth' -l model -r -d 'Base model: \'embedded\', a hub name or a folder (see km models).'
 complete -c km -n '__fish_seen_subcommand_from synth' -l device -r -a 'auto cpu cuda mps' -d 'Where to compute: auto, cpu, cuda or mps.'
 complete -c km -n '__fish_seen_subcommand_from synth' -l json -d 'Print the result as one JSON object.'

@@ -63,7 +63,7 @@ def test_samples_that_score_too_little_are_not_trained_on(run: Run) -> None:
     assert metrics["training_samples"] + metrics["held_out_samples"] == 9
     assert "left out: 5 of 14 samples, which score less than 4" in [event.message for event in events]
     assert same(adapter, run(rated[:9], steps=2)[1])  # what they score decides nothing else
-    with pytest.raises(UsageError, match="^14 of 14 samples have no score"):
+    with pytest.raises(UsageError, match=r"^14 of 14 samples have no score"):
         run(samples(14), min_score=1)
 
 

@@ -15,6 +15,8 @@ from kmcli.cli.library_verbs import document_data, module_data
 from kmcli.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from kmcli.workflows.house import House
+    from kmcli.workflows.material import RecipeOptions
     from kmcli.workflows.study import Trained
 
 Preset = Annotated[
@@ -133,7 +135,13 @@ def study_material(written: int, kept: int, samples: int) -> str:
     return f"{kept:,} of {render.count(written, 'sample')} kept{earlier}"
 
 
-@verb("Research", "km synth report", "km synth report --set generations=4", aliases=("synthesize",))
+@verb(
+    "Research",
+    "km synth report",
+    "km synth report --estimate",
+    "km synth report --set generations=4",
+    aliases=("synthesize",),
+)
 def synth(
     screen: Screen,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Documents, as km ls shows them.")],
@@ -146,6 +154,9 @@ def synth(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what it would take, measured on a part that is thrown away.")
+    ] = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
@@ -153,6 +164,9 @@ def synth(
     from kmcli.workflows import material
 
     options = material.RecipeOptions(preset, recipe, rated(settings, judge, min_score))
+    if estimate:
+        with opened(screen, model=model, device=device, preset=preset) as house:
+            return _estimate(screen, house, names, options, restart)
     with opened(screen, model=model, device=device, preset=preset) as house:
         report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [
@@ -164,3 +178,27 @@ def synth(
     if report.written:
         screen.note(f"Next: km train {report.written[0].document.name}")
     return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]
+
+
+def _estimate(screen: Screen, house: House, names: list[str], options: RecipeOptions, restart: bool) -> object:
+    from kmcli.workflows.estimate import estimate_synth
+
+    report = estimate_synth(house, names, options, restart)
+    for document, one in ((each.document, each.estimate) for each in report.estimated):
+        if not one.chats:
+            screen.write(f"{document.name}: all its study material is written", bold=True)
+            continue
+        screen.write(f"{document.name}: {render.about(one.seconds, render.duration)}", bold=True)
+        screen.facts(
+            [
+                ("to write", f"{render.count(one.units, 'unit')} of work in {render.count(one.chunks, 'chunk')}"),
+                ("generations", f"{one.drafts:,} drafts, {render.about(one.chats - one.drafts)} more to check them"),
+                ("tokens", f"{render.about(one.read)} read, {render.about(one.tokens)} written"),
+                ("samples", render.about(one.samples)),
+                ("cost", "" if one.cost is None else render.about(one.cost, "{:,.2f}".format)),
+                ("measured on", f"{render.count(one.measured, 'draft')}, in {render.duration(one.measured_seconds)}"),
+            ],
+            indent="  ",
+        )
+    screen.exit_code = batch_exit_code(screen, report.failed, len(report.estimated), report.interrupted)
+    return [{**render.as_data(one.estimate), "document": document_data(one.document)} for one in report.estimated]

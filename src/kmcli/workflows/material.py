@@ -92,7 +92,7 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
     started = time.monotonic()
     chunks = house.study_chunks(document, loaded, recipe)
     if not chunks:
-        raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
+        raise no_text(document)
     texts = {chunk.sha256: chunk.text for chunk in chunks}
     makers = makers_of(base, recipe)
     finished, before = work_done(house, document, makers)
@@ -143,6 +143,10 @@ def write_missing(house: House, document: Document, loaded: Loaded, recipe: Reci
         reasons={task: _of_task(counts, task) for task, _ in counts},
         seconds=time.monotonic() - started,
     )
+
+
+def no_text(document: Document) -> KmError:
+    return KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
 
 
 def makers_of(base: Base, recipe: Recipe) -> dict[str, str]:
