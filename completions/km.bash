@@ -51,6 +51,7 @@ _km() {
     "train --overlap") :; return ;;
     "train --generations") :; return ;;
     "train --temperature") :; return ;;
+    "train --min-score") :; return ;;
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "ask --method") _km_words km rag full bare; return ;;
@@ -70,6 +71,7 @@ _km() {
     "synth --overlap") :; return ;;
     "synth --generations") :; return ;;
     "synth --temperature") :; return ;;
+    "synth --min-score") :; return ;;
     "synth --export") _km_files; return ;;
     "synth --import") _km_files; return ;;
     "synth --task") :; return ;;
@@ -78,7 +80,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -112,7 +114,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --judge --min-score --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac
@@ -161,7 +163,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --force --restart --show --export --import --task --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --judge --min-score --force --restart --show --export --import --task --estimate --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -113,3 +114,26 @@ def test_no_escape_codes_where_none_are_wanted(settings: dict[str, str]) -> None
     assert code == 0
     assert "\x1b" not in shown
     assert "train  40/40  loss 0.025  in 0" in shown
+
+
+NARROW = """
+from kmcli.cli.progress import Reporter
+from kmcli.cli.screen import Screen
+from kmcli.types import Event
+import time
+with Reporter(Screen("synth")) as report:
+    for step in range(8):
+        report(Event("write", "", step + 0.5, 9, {"kept": 1234, "dropped": 5678, "tokens/s": 91011.0, "agree": 0.5}))
+        time.sleep(0.2)
+"""
+
+
+def test_in_a_narrow_terminal_the_numbers_are_cut_and_the_rest_stays() -> None:
+    code, shown = in_terminal([sys.executable, "-c", NARROW], COLUMNS="40")
+    assert code == 0
+    frames = [re.sub(r"\x1b\[[0-9;?]*\w", "", line) for line in re.split(r"[\r\n]+", shown)]
+    bars = [frame for frame in frames if "━" in frame]
+    assert any(
+        re.fullmatch(r"write [━╸╺]+ 6/9 \d\d:\d\d kept 1,234.*…", frame) for frame in bars
+    )  # whole units: 6 of 6.5
+    assert max(map(len, bars)) == 40

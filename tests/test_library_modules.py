@@ -201,6 +201,7 @@ def test_two_processes_contend_for_a_document(library: Library, document: Docume
             lambda: library.remove("heron"),
             lambda: library.add(ingested("The heron flies.")),
             lambda: library.append_samples(document, []),
+            lambda: library.append_scores(document, []),
             lambda: library.drop_samples(document),
             lambda: library.clear_workspace(document),
             lambda: train(library, document),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,31 @@ def test_samples_of_none_and_dropped(library: Library) -> None:
     assert library.samples(document) == [sample(1)]
     library.drop_samples(document)
     assert library.samples(document) == []
+
+
+def test_a_score_that_comes_later_is_part_of_the_sample(library: Library) -> None:
+    document = library.add(ingested()).document
+    folder = library.source_file(document).parent
+    library.append_samples(document, [replace(sample(1), score=5), sample(2), sample(3)])
+    before = (folder / "samples.jsonl").read_bytes()
+    library.append_scores(document, [replace(sample(1), score=1), replace(sample(2), score=4)])
+    with (folder / "scores.jsonl").open("ab") as stream:
+        stream.write(b'{"id": "s3", "sco')  # a crash in the middle of a line
+    assert [one.score for one in library.samples(document)] == [5, 4, None]
+    library.append_scores(document, [replace(sample(3), score=0)])
+    assert [one.score for one in library.samples(document)] == [5, 4, 0]
+    assert (folder / "samples.jsonl").read_bytes() == before
+    assert (folder / "scores.jsonl").read_bytes().count(b"\n") == 3
+    library.drop_samples(document)
+    library.append_samples(document, [sample(2)])
+    assert library.samples(document) == [sample(2)]
+
+
+def test_samples_of_before_there_were_scores_are_read(library: Library) -> None:
+    document = library.add(ingested()).document
+    line = {key: value for key, value in asdict(sample(1)).items() if key != "score"}
+    (library.source_file(document).parent / "samples.jsonl").write_text(json.dumps(line) + "\n")
+    assert library.samples(document) == [sample(1)]
 
 
 def test_a_long_torn_line_is_cut_at_the_right_place(library: Library) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from kmcli.bases.prompts import Prompts
-from kmcli.engines import Chat, Sampling, metered
+from kmcli.engines import Chat, Sampling
+from kmcli.engines.metered import Metered
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import KmError
 from kmcli.synthesis import TASKS
 from kmcli.synthesis import write as room
 from kmcli.synthesis.check import KEPT
+from kmcli.synthesis.pace import Pace
 from kmcli.synthesis.write import Unit, confirmed_share, shares, write
 from kmcli.types import Chunk, Event, silent
 from synthesis_cases import BARN, BOAT, EMBEDDED, GENERAL, MILL, QA_ONLY, RECIPE, Made, chunk_of, counted, run, script
@@ -81,22 +83,58 @@ def test_progress_counts_units_and_shows_what_was_kept(monkeypatch: pytest.Monke
     made = Made()
     made.keep([], [Unit(MILL.sha256, "qa"), Unit(MILL.sha256, "summary")], counted("qa", agree=1, disagree=1))
     run(script(), [MILL, BARN, BOAT], RECIPE, made, report=events.append)
-    assert [(event.stage, event.done, event.total) for event in events] == [("write", n, 6) for n in (2, 4, 6)]
-    assert [event.numbers for event in events] == [
-        {},
-        {"kept": 2, "agree": pytest.approx(2 / 3), "tokens/s": pytest.approx(0, abs=1e9)},
-        {"kept": 4, "agree": pytest.approx(3 / 4), "tokens/s": pytest.approx(0, abs=1e9)},
-    ]
+    assert {(event.stage, event.total) for event in events} == {("write", 6)}
+    done = [event.done for event in events]
+    assert done == sorted(done)  # it only grows, though what the checks will take is guessed
+    assert done[0] == 2
+    whole = {event.done: event.numbers for event in events if event.done in (4, 6)}
+    assert set(whole) == {4, 6}
+    assert whole[4] == {"kept": 2, "dropped": 4, "tokens/s": ANY, "agree": pytest.approx(2 / 3)}
+    assert whole[6] == {"kept": 4, "dropped": 8, "tokens/s": ANY, "agree": pytest.approx(3 / 4)}
+    assert all(type(number) in (int, float) for event in events for number in event.numbers.values())
 
 
-def test_the_rate_is_of_tokens_written_while_the_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(0, 10_000, 2))  # every look at the clock is two seconds later
-    monkeypatch.setattr(metered, "time", SimpleNamespace(monotonic=lambda: next(now)))
+def test_progress_moves_as_chats_finish() -> None:
+    """One group: its drafts are the first part, its checks the rest, and it is whole when it is handed over."""
     events: list[Event] = []
-    _, engine = run(script(), [MILL], QA_ONLY, report=events.append)
-    written = 4 * 11 + 2 + 2 * 3  # four drafts, two answers with the chunk, and twice "I don't know." without it
-    assert len(engine.calls) == 4 + 2 + 2
-    assert events[-1].numbers["tokens/s"] == written / 6
+    made, engine = run(script(), [MILL, BARN], QA_ONLY, report=events.append)
+    done = [event.done for event in events[1:]]
+    assert len(done) == len(engine.calls) + 1
+    assert done[:8] == pytest.approx([2 * 0.7 * n / 8 for n in range(1, 9)])
+    assert done[8:-1] == pytest.approx(
+        [2 * (0.7 + 0.3 * n / 16) for n in range(1, 7)]
+    )  # two checks a draft are expected
+    assert done[-1] == 2
+    assert len(made.groups) == 1
+
+
+def test_later_groups_move_as_the_ones_before_did() -> None:
+    now = 0.0
+
+    def say(chat: Chat, sampling: Sampling) -> str:
+        nonlocal now
+        now += 3.0 if sampling.temperature else 1.0
+        return "word"
+
+    meter = Metered(ScriptedEngine(say), clock=lambda: now)
+    pace = Pace(meter)
+    chat: Chat = [("user", "hello")]
+    pace.begin(4)
+    meter.generate([chat] * 4, Sampling(temperature=1.0))  # 12 s
+    pace.drafted()
+    meter.generate([chat] * 2, Sampling())  # 2 s, less than the two for a draft that were expected
+    assert pace.share() == pytest.approx(0.7 + 0.3 * 2 / 8)
+    pace.begin(4)
+    assert pace.share() == 0
+    meter.generate([chat] * 4, Sampling(temperature=1.0))
+    assert pace.share() == pytest.approx(12 / 14)
+    pace.drafted()
+    meter.generate([chat], Sampling())
+    assert pace.share() == pytest.approx(13 / 14)
+    meter.generate([chat] * 9, Sampling())
+    assert pace.share() == 0.99  # more checks than before: not done for all that
+    assert (meter.chats, meter.read, meter.tokens, meter.seconds) == (20, 20, 20, 36)
+    assert meter.tokens_per_second == 20 / 36
 
 
 # --- documents the base cannot read ---

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmcli.bases import Loaded
-from kmcli.errors import KmError
+from kmcli.errors import KmError, UsageError
 from kmcli.metrics import normalise
 from kmcli.objectives import OBJECTIVES, Objective
 from kmcli.objectives.losses import distillation
@@ -54,6 +54,17 @@ def test_the_same_recipe_gives_the_same_adapter_and_another_seed_another(run: Ru
     assert same(first[1], again[1])
     assert first[0]["curve"] == again[0]["curve"]
     assert not same(first[1], other[1])
+
+
+def test_samples_that_score_too_little_are_not_trained_on(run: Run) -> None:
+    rated = [replace(one, score=5 if number < 9 else 2) for number, one in enumerate(samples(14))]
+    events: list[Event] = []
+    metrics, adapter = run(rated, events.append, steps=2, min_score=4)
+    assert metrics["training_samples"] + metrics["held_out_samples"] == 9
+    assert "left out: 5 of 14 samples, which score less than 4" in [event.message for event in events]
+    assert same(adapter, run(rated[:9], steps=2)[1])  # what they score decides nothing else
+    with pytest.raises(UsageError, match=r"^14 of 14 samples have no score"):
+        run(samples(14), min_score=1)
 
 
 def test_a_student_that_reads_what_the_teacher_reads_has_nothing_to_learn(

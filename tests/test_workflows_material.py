@@ -14,12 +14,14 @@ from kmcli import config
 from kmcli.bases import Base
 from kmcli.engines import Chat, Sampling
 from kmcli.engines.scripted import ScriptedEngine
+from kmcli.errors import UsageError
 from kmcli.library import Library
+from kmcli.synthesis import judge
 from kmcli.synthesis import write as room
 from kmcli.types import Chunk, Document, Event, Ingested, Recipe
 from kmcli.workflows.house import House
 from kmcli.workflows.material import Synthesised, write_missing
-from synthesis_cases import BARN, BOAT, MILL, RECIPE, script
+from synthesis_cases import BARN, BOAT, GENERAL, MILL, RECIPE, script
 
 BASE = Base("scripted", Path("/nowhere"), "0", "llama", 4096, 2048, 5, "embedded")
 
@@ -31,6 +33,7 @@ class Study:
         self.library = library
         self.events: list[Event] = []
         self.calls = 0
+        self.say = script()
         self.chunks = [MILL, BARN, BOAT]
         text = "\n\n".join(chunk.text for chunk in self.chunks)
         given = Ingested("/notes.txt", "text", "notes", text.encode(), text, None)
@@ -42,11 +45,9 @@ class Study:
         return write_missing(self.house, self.document, writer, recipe, False)
 
     def engine(self) -> ScriptedEngine:
-        say = script()
-
         def counting(chat: Chat, sampling: Sampling) -> str:
             self.calls += 1
-            return say(chat, sampling)
+            return self.say(chat, sampling)
 
         return ScriptedEngine(counting)
 
@@ -132,3 +133,88 @@ def test_a_task_of_ones_own_is_written_anew_when_its_file_changes(study: Study, 
         "Summarize the text.",
         "What is it about?",
     }
+
+
+# --- a judge ---
+
+WITH_JUDGE = replace(RECIPE, judge=True)
+
+
+@pytest.fixture
+def judging(study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The same base, that can judge too: it likes the mill."""
+    monkeypatch.setitem(globals(), "BASE", replace(BASE, style="general"))
+    monkeypatch.setattr(judge, "SAMPLES_PER_GROUP", 2)
+    writing = script(prompts=GENERAL)
+
+    def say(chat: Chat, sampling: Sampling) -> str:
+        ((_, content),) = chat
+        if "Rate them" not in content:
+            return writing(chat, sampling)
+        return "5" if content.startswith(MILL.text) else "I cannot say." if content.startswith(BARN.text) else "3/5"
+
+    study.say = say
+    return study
+
+
+def scores(study: Study) -> dict[str, int | None]:
+    return {sample.response: sample.score for sample in study.library.samples(study.document)}
+
+
+def test_samples_are_rated_once_and_the_scores_told(judging: Study) -> None:
+    report = judging.write(WITH_JUDGE)
+    assert report.samples == 7
+    assert report.scores == {"0": 2, "3": 2, "5": 3}
+    assert scores(judging)["1871"] == 5
+    told = [event.message for event in judging.events if event.done is None]
+    assert told[-1] == "scores: 3 with 5, 2 with 3, 2 with none"
+    judging.calls = 0
+    assert judging.write(WITH_JUDGE).scores == report.scores
+    assert judging.calls == 0  # what had no score that could be read is not asked for again
+
+
+def test_a_judge_that_comes_later_rates_what_there_is_and_adds_no_line(judging: Study) -> None:
+    assert judging.write().scores == {}
+    folder = judging.library.source_file(judging.document).parent
+    lines = (folder / "samples.jsonl").read_bytes()
+    judging.calls = 0
+    assert judging.write(WITH_JUDGE).scores == {"0": 2, "3": 2, "5": 3}
+    assert judging.calls == 7
+    assert (folder / "samples.jsonl").read_bytes() == lines
+    later = scores(judging)
+    judging.library.drop_samples(judging.document)
+    judging.write(WITH_JUDGE)
+    assert scores(judging) == later  # as if the judge had been there from the start
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3])
+def test_rating_goes_on_where_it_was_stopped(judging: Study, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    judging.write()
+    append = Library.append_scores
+    handed = 0
+
+    def dying(library: Library, document: Document, rated: Any) -> None:
+        nonlocal handed
+        if handed == stop:
+            raise KeyboardInterrupt
+        append(library, document, rated)
+        handed += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "append_scores", dying)
+        with pytest.raises(KeyboardInterrupt):
+            judging.write(WITH_JUDGE)
+    with (judging.library.source_file(judging.document).parent / "scores.jsonl").open("ab") as stream:
+        stream.write(b'{"id": "torn')
+    judging.calls = 0
+    assert judging.write(WITH_JUDGE).scores == {"0": 2, "3": 2, "5": 3}
+    assert judging.calls == 7 - 2 * stop
+
+
+def test_a_least_score_without_scores_is_refused_before_anything_is_written(judging: Study) -> None:
+    strict = replace(RECIPE, min_score=4)
+    with pytest.raises(UsageError, match=r"about notes would have no score.* at least 4\. .* add --judge\."):
+        judging.write(strict)
+    assert judging.calls == 0
+    judging.write(WITH_JUDGE)
+    assert judging.write(strict).samples == 7  # rated by now

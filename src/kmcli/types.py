@@ -145,7 +145,8 @@ class Sample:
     """One line of study material: what the student reads (prompt) and what is scored (response).
 
     chunk_sha256: the chunk that the teacher reads in front of the prompt. `prompt` is what the student is given, so that
-    objectives need to know nothing of the task that made the sample.
+    objectives need to know nothing of the task that made the sample. score: 1 to 5 by `synthesis.judge`, 0 where it could
+    give none, None where nobody asked.
     """
 
     id: str
@@ -157,7 +158,7 @@ class Sample:
     model: str
     revision: str
     seed: int
-    score: float | None = None
+    score: int | None = None
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -189,6 +190,10 @@ class Recipe:
     """Generations of a summary, as a share of `generations`: summaries of one chunk are much alike."""
     temperature: float = 0.8
     top_p: float = 0.95
+    judge: bool = False
+    """Have every sample rated from 1 to 5."""
+    min_score: int = 0
+    """Samples with a lower score are not trained on."""
     rank: int = 16
     alpha: int = 16
     dropout: float = 0.0

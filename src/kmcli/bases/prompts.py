@@ -21,8 +21,8 @@ class Prompts:
     All but ask and passages are asked under a text (under_text). about has {entity}, relation {first} and {second},
     question_for {answer}. ask is a question alone (closed book); not_stated is the honest answer where the text has none;
     refusals are answers that mean "not in the text" or "not known", in lower case without punctuation at the end.
-    seeds ask for one message about the text, to be answered with it (self-study: Eyuboglu et al. 2025); a base that was not
-    trained on them has none.
+    seeds ask for one message about the text, to be answered with it (self-study: Eyuboglu et al. 2025); judge asks for the
+    score of a sample, with {prompt} and {response}; a base that was not trained on them has none.
     """
 
     write_qa: str
@@ -39,6 +39,7 @@ class Prompts:
     not_stated: str
     refusals: tuple[str, ...]
     seeds: Mapping[SeedName, str] = field(default_factory=dict)
+    judge: str = ""
 
     def question_of(self, prompt: str) -> str:
         """The question inside a prompt that `ask` made; the prompt itself where it was made otherwise."""
@@ -143,5 +144,18 @@ STYLES: dict[StyleName, Prompts] = {
                 "be understandable without seeing the text. Write only the message."
             ),
         },
+        judge=(
+            "Somebody who cannot see the text above is to learn what it says from this prompt and its response.\n\n"
+            "<prompt>\n{prompt}\n</prompt>\n<response>\n{response}\n</response>\n\n"
+            "Rate them from 1 to 5:\n"
+            "5 - The prompt is clear without the text; the response is right, complete, and borne out by the text in "
+            "every detail.\n"
+            "4 - Right and borne out by the text; something minor is missing, or could be clearer.\n"
+            "3 - Right in the main, but vague, incomplete, or about something of no importance.\n"
+            "2 - Partly wrong, or one must see the text to know what the prompt is about.\n"
+            "1 - Wrong, not in the text, or no response to the prompt.\n"
+            "That the text does not say something is a right response where it does not say it.\n"
+            "Answer in exactly this form, with the number for N: Score: N"
+        ),
     ),
 }

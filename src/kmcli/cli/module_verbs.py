@@ -16,6 +16,7 @@ from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from kmcli.workflows.house import House
     from kmcli.workflows.material import RecipeOptions
     from kmcli.workflows.study import Trained
 
@@ -56,6 +57,12 @@ def recipe_options(
     return RecipeOptions(preset, recipe, [*given, *(settings or ())])
 
 
+Judge = Annotated[bool, typer.Option("--judge", help="Have each sample rated from 1 to 5 by what writes it.")]
+MinScore = Annotated[
+    str | None, typer.Option("--min-score", metavar="N", help="Train only on samples with a score of N or more.")
+]
+
+
 @verb(
     "Knowledge Modules",
     "km train report",
@@ -78,6 +85,8 @@ def train(
     overlap: Overlap = None,
     generations: Generations = None,
     temperature: Temperature = None,
+    judge: Judge = False,
+    min_score: MinScore = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
     ] = False,
@@ -102,6 +111,8 @@ def train(
         chunk_overlap=overlap,
         generations=generations,
         temperature=temperature,
+        judge="true" if judge else None,
+        min_score=min_score,
     )
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         report = study.train(house, names or [], everything, options, force, restart)
@@ -169,7 +180,7 @@ def study_material(written: int, kept: int, samples: int) -> str:
     "Research",
     "km synth report",
     "km synth report --show --task qa",
-    "km synth report --import material.jsonl",
+    "km synth report --estimate",
     aliases=("synthesize",),
 )
 def synth(
@@ -184,6 +195,8 @@ def synth(
     overlap: Overlap = None,
     generations: Generations = None,
     temperature: Temperature = None,
+    judge: Judge = False,
+    min_score: MinScore = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the base cannot read the document.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop the study material there is, and begin again.")
@@ -198,6 +211,9 @@ def synth(
     task: Annotated[
         str | None, typer.Option("--task", metavar="TASK", help="With --show and --export: of this task alone.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what it would take, measured on a part that is thrown away.")
+    ] = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
@@ -219,6 +235,8 @@ def synth(
         chunk_overlap=overlap,
         generations=generations,
         temperature=temperature,
+        judge="true" if judge else None,
+        min_score=min_score,
     )
     asked = [option for option, given in (("--show", show), ("--export", export), ("--import", import_)) if given]
     if task is not None and asked not in (["--show"], ["--export"]):
@@ -233,6 +251,8 @@ def synth(
             return synth_files.export(screen, names[0], export, task)
         return synth_files.import_(screen, names[0], str(import_), options, model)
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
+        if estimate:
+            return _estimate(screen, house, names, options, restart)
         report = material.synth(house, names, options, force, restart)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]
@@ -241,5 +261,31 @@ def synth(
     screen.table(rows)
     screen.exit_code = batch_exit_code(screen, report.failed, len(report.written), report.interrupted)
     if report.written:
-        screen.note(f"Next: km train {report.written[0].document.name}{' (with the same options)' if options.given else ''}")
+        screen.note(
+            f"Next: km train {report.written[0].document.name}{' (with the same options)' if options.given else ''}"
+        )
     return [{**render.as_data(one), "document": document_data(one.document)} for one in report.written]
+
+
+def _estimate(screen: Screen, house: House, names: list[str], options: RecipeOptions, restart: bool) -> object:
+    from kmcli.workflows.estimate import estimate_synth
+
+    report = estimate_synth(house, names, options, restart)
+    for document, one in ((each.document, each.estimate) for each in report.estimated):
+        if not one.chats:
+            screen.write(f"{document.name}: all its study material is written", bold=True)
+            continue
+        screen.write(f"{document.name}: {render.about(one.seconds, render.duration)}", bold=True)
+        screen.facts(
+            [
+                ("to write", f"{render.count(one.units, 'unit')} of work in {render.count(one.chunks, 'chunk')}"),
+                ("generations", f"{one.drafts:,} drafts, {render.about(one.chats - one.drafts)} more to check them"),
+                ("tokens", f"{render.about(one.read)} read, {render.about(one.tokens)} written"),
+                ("samples", render.about(one.samples)),
+                ("cost", "" if one.cost is None else render.about(one.cost, "{:,.2f}".format)),
+                ("measured on", f"{render.count(one.measured, 'draft')}, in {render.duration(one.measured_seconds)}"),
+            ],
+            indent="  ",
+        )
+    screen.exit_code = batch_exit_code(screen, report.failed, len(report.estimated), report.interrupted)
+    return [{**render.as_data(one.estimate), "document": document_data(one.document)} for one in report.estimated]

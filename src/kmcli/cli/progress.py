@@ -53,7 +53,7 @@ class Stage:
     def amount(self) -> str:
         parts = [value for value in (self.done, self.total) if value is not None]
         return "/".join(
-            render.size(int(value)) if self.name in BYTE_STAGES else render.number(value) for value in parts
+            render.size(int(value)) if self.name in BYTE_STAGES else render.number(int(value)) for value in parts
         )
 
     def figures(self) -> str:
@@ -185,14 +185,24 @@ def _remaining(stage: Stage, now: float) -> str:
 
 def _bars() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Figures(TextColumn):
+        """Cut off where the terminal is too narrow, before bar, amount and time go."""
+
+        def render(self, task: Task) -> Text:
+            text = super().render(task)
+            text.no_wrap, text.overflow = True, "ellipsis"
+            return text
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[figures]}", markup=False, style="dim"),
+        Figures("{task.fields[figures]}", markup=False, style="dim", table_column=Column(no_wrap=False)),
         console=Console(file=sys.stderr, force_terminal=True, force_jupyter=False),
         transient=True,
     )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any
@@ -119,6 +119,12 @@ def number(value: float) -> str:
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def about(value: float, form: Callable[[float], str] = number) -> str:
+    """An expected value, to two digits: about 1,200."""
+    rounded = float(f"{value:.2g}")
+    return f"about {form(rounded)}"
 
 
 def count(amount: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""Counts what another engine writes, and how long it takes."""
+"""Counts what another engine reads and writes, and how long it takes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from kmcli.engines import Chat, Engine, Generation, Sampling
 
 
 class Metered:
-    """tokens: written through it so far. seconds: that it took."""
+    """chats: finished through it so far, those under way included as soon as they are done. read, tokens: what the
+    finished calls read and wrote. seconds: that those took.
+    """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        progress: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """progress is called whenever `chats` has grown."""
+        self._engine, self._progress, self._clock = engine, progress, clock
         self.name, self.model, self.revision, self.context = engine.name, engine.model, engine.revision, engine.context
-        self.tokens = 0
+        self.chats = self.read = self.tokens = 0
         self.seconds = 0.0
 
     @property
     def tokens_per_second(self) -> float:
+        """Written, not read; 0 before the first call is finished."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def count(self, chat: Chat) -> int:
@@ -27,14 +36,23 @@ class Metered:
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[Generation]:
-        began = time.monotonic()
-        return self._counted(self._engine.generate(chats, sampling, progress), began)
+        before, began = self.chats, self._clock()
+
+        def moved(finished: int) -> None:
+            self.chats = before + finished
+            self._progress()
+            if progress:
+                progress(finished)
+
+        return self._counted(self._engine.generate(chats, sampling, moved), before, began)
 
     def stream(self, chat: Chat, sampling: Sampling, on_text: Callable[[str], None]) -> Generation:
-        began = time.monotonic()
-        return self._counted([self._engine.stream(chat, sampling, on_text)], began)[0]
+        before, began = self.chats, self._clock()
+        return self._counted([self._engine.stream(chat, sampling, on_text)], before, began)[0]
 
-    def _counted(self, generations: list[Generation], began: float) -> list[Generation]:
-        self.seconds += time.monotonic() - began
+    def _counted(self, generations: list[Generation], before: int, began: float) -> list[Generation]:
+        self.seconds += self._clock() - began
+        self.chats = before + len(generations)
+        self.read += sum(generation.prompt_tokens for generation in generations)
         self.tokens += sum(generation.tokens for generation in generations)
         return generations

@@ -77,6 +77,9 @@ class Layout:
     def chunks(self, document: Document) -> Path:
         return self.document(document) / "chunks.jsonl"
 
+    def scores(self, document: Document) -> Path:
+        return self.document(document) / "scores.jsonl"
+
     def work_log(self, document: Document) -> Path:
         return self.document(document) / "written.jsonl"
 

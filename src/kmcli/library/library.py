@@ -166,7 +166,8 @@ class Library:
 
     def samples(self, document: Document) -> list[Sample]:
         """Raises KmError where a line other than a torn last one is damaged."""
-        return study.samples(self._layout.samples(document), document.name)
+        found = study.samples(self._layout.samples(document), document.name)
+        return study.scored(found, self._layout.scores(document))
 
     def append_samples(self, document: Document, samples: Iterable[Sample]) -> None:
         """Add samples; they are safe on the disk when this returns."""
@@ -182,11 +183,17 @@ class Library:
         with self.lock(document, "synth"), files.explained(self.home):
             study.keep_texts(self._layout.chunks(document), texts)
 
+    def append_scores(self, document: Document, samples: Iterable[Sample]) -> None:
+        """Note the scores of samples that were appended without one; safe on the disk when this returns."""
+        with self.lock(document, "synth"), files.explained(self.home):
+            study.append_scores(self._layout.scores(document), samples)
+
     def drop_samples(self, document: Document) -> None:
         with self.lock(document, "synth"), files.explained(self.home):
             self._layout.work_log(document).unlink(missing_ok=True)  # first: it must not promise samples that are gone
             self._layout.samples(document).unlink(missing_ok=True)
             self._layout.chunks(document).unlink(missing_ok=True)
+            self._layout.scores(document).unlink(missing_ok=True)
             files.sync(self._layout.document(document))
 
     def work_log(self, document: Document) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,16 @@ def samples(path: Path, name: str) -> list[Sample]:
 def append(path: Path, samples: Iterable[Sample]) -> None:
     """Add samples; when this returns they are safe on the disk."""
     append_objects(path, map(dataclasses.asdict, samples))
+
+
+def scored(samples: list[Sample], path: Path) -> list[Sample]:
+    """The samples, those without a score with the one that a file of scores has for them."""
+    scores = {one.get("id"): one.get("score") for one in read_objects(path) if isinstance(one, dict)}
+    return [replace(one, score=scores.get(one.id)) if one.score is None else one for one in samples]
+
+
+def append_scores(path: Path, samples: Iterable[Sample]) -> None:
+    append_objects(path, ({"id": sample.id, "score": sample.score} for sample in samples))
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:

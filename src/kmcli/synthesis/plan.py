@@ -56,6 +56,12 @@ def names(entries: Sequence[str]) -> list[str]:
 
 def check_prompts(recipe: Recipe, prompts: Prompts) -> None:
     """Raises UsageError for an unknown task, and for one that what writes was not trained on. prompts: its own."""
+    """Raises UsageError for an unknown task, and for one, or a judge, that the base was not trained on."""
+    if recipe.judge and not prompts.judge:
+        raise UsageError(
+            f"the base {recipe.model} was not trained to judge study material.",
+            "Leave the judge out, or choose another base with --model (see km models).",
+        )
     for name, planned in plan(recipe).items():
         if not planned.task.prompt(prompts):
             if recipe.teacher:

@@ -17,7 +17,9 @@ from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.engines.metered import Metered
 from kmcli.errors import KmError
+from kmcli.synthesis import judge
 from kmcli.synthesis.check import ANSWER_TOKENS, KEPT, Checker, Counts, Written
+from kmcli.synthesis.pace import Pace
 from kmcli.synthesis.parse import PARSERS, Draft
 from kmcli.synthesis.plan import Planned, check_prompts, plan
 from kmcli.synthesis.values import values
@@ -59,31 +61,44 @@ def write(
     """
     check_prompts(recipe, prompts)
     student = student or prompts
-    meter = Metered(engine)
     planned = plan(recipe)
     units = dict.fromkeys(Unit(chunk.sha256, task) for chunk in chunks for task in planned)
     todo = [unit for unit in units if unit not in finished]
     texts = {chunk.sha256: chunk.text for chunk in chunks}
     tasks = {name: one.task for name, one in planned.items()}
+    meter = Metered(engine, lambda: tell(pace.share() * len(group)))
+    pace = Pace(meter)
     checker = Checker(meter, texts, tasks, recipe, prompts, student)
     judged = {name for name, task in tasks.items() if task.check == "agrees" and not _valued(task.prompt(prompts))}
     total, done = len(units), len(units) - len(todo)
     counts, written = Counts(before), Counts()
     kept = 0
+
+    def tell(more: float) -> None:
+        numbers: dict[str, float] = {"kept": kept, "dropped": sum(written.values()) - kept}
+        if meter.tokens:
+            numbers["tokens/s"] = meter.tokens_per_second
+        if counts:
+            numbers["agree"] = confirmed_share(counts)
+        report(Event("write", "", done + more, total, numbers))
+
     report(Event("write", "writing study material", done, total))
     for group in _groups(todo, planned, texts, prompts):
+        pace.begin(sum(chats_of(unit, planned, texts, prompts) for unit in group))
         drafts = _draft(meter, group, texts, planned, recipe, prompts, student)
+        pace.drafted()
         verdicts = checker.check(drafts, _seed(recipe.seed, group[0], "answers"))
         new = Counts((one.task, reason) for one, reason in verdicts)
         counts.update(new)
         _stop_if_unreadable(counts, judged, recipe, last=done + len(group) == total, force=force)
         samples = [_sample(engine, one, recipe) for one, reason in verdicts if reason in KEPT]
+        if recipe.judge:
+            samples = judge.judged(meter, samples, texts, prompts)
         hand_over(samples, group, new)
         written.update(new)
         done += len(group)
         kept += len(samples)
-        numbers = {"kept": kept, "agree": confirmed_share(counts), "tokens/s": meter.tokens_per_second}
-        report(Event("write", "", done, total, numbers))
+        tell(0)
     return written
 
 
@@ -116,6 +131,12 @@ def _values(prompt: str, text: str) -> list[str]:
     return values(text) if _valued(prompt) else [""]
 
 
+def chats_of(unit: Unit, planned: Mapping[str, Planned], texts: Mapping[str, str], prompts: Prompts) -> int:
+    """How many drafts a unit asks for."""
+    one = planned[unit.task]
+    return one.generations * len(_values(one.task.prompt(prompts), texts[unit.chunk_sha256]))
+
+
 def _groups(
     units: Sequence[Unit], planned: Mapping[str, Planned], texts: Mapping[str, str], prompts: Prompts
 ) -> Iterator[list[Unit]]:
@@ -123,8 +144,7 @@ def _groups(
     group: list[Unit] = []
     chats = 0
     for unit in units:
-        one = planned[unit.task]
-        new = one.generations * len(_values(one.task.prompt(prompts), texts[unit.chunk_sha256]))
+        new = chats_of(unit, planned, texts, prompts)
         if group and chats + new > CHATS_PER_GROUP:
             yield group
             group, chats = [], 0

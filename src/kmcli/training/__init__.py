@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
+from kmcli.synthesis.judge import good_enough
 from kmcli.types import IMPORTED, Recipe, Reporter, Sample, View
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def train(
 
     adapter = ADAPTERS[recipe.adapter]
     make_view = OBJECTIVES[recipe.objective].view
-    tasks = plan.names(recipe.tasks)
-    wanted = [sample for sample in samples if sample.task in tasks or sample.engine == IMPORTED]
-    known = [sample for sample in wanted if sample.chunk_sha256 in chunks]
-    taught, held = split(known, recipe)
+    taught, held = split(good_enough(samples, chunks, recipe, report), recipe)
     if not taught:
         raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
 

@@ -12,6 +12,7 @@ from typing import Any
 from kmcli.bases import Base
 from kmcli.errors import UsageError, did_you_mean
 from kmcli.synthesis import TASKS
+from kmcli.synthesis.judge import BEST
 from kmcli.synthesis.plan import check_prompts
 from kmcli.types import Recipe
 
@@ -136,6 +137,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "generations": (1, 10_000),
     "temperature": (0, 5),
     "top_p": (0.01, 1),
+    "min_score": (0, BEST),
     "rank": (1, 4096),
     "alpha": (1, 1 << 16),
     "dropout": (0, 0.9),

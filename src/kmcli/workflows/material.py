@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kmcli.bases import Base
 from kmcli.bases.prompts import Prompts
 from kmcli.errors import InterruptedRun, KmError
+from kmcli.synthesis import judge
 from kmcli.synthesis.check import KEPT, Counts
 from kmcli.synthesis.plan import Planned, plan
 from kmcli.synthesis.write import Unit, confirmed_share, shares, write
@@ -39,7 +42,8 @@ class Synthesised:
     """written: drafts the base wrote in this run; kept: samples made of them; samples: all there are now.
 
     confirmed: share of the answers asked for again that agreed, over all runs. reasons: drafts of this run by task and what
-    became of them (see `synthesis.check`).
+    became of them (see `synthesis.check`). scores: of all samples that were rated, how many have which (see
+    `synthesis.judge`).
     """
 
     document: Document
@@ -49,6 +53,7 @@ class Synthesised:
     confirmed: float
     reasons: Mapping[str, Mapping[str, int]]
     seconds: float
+    scores: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +92,14 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
     started = time.monotonic()
     chunks = house.study_chunks(document, writer, recipe)
     if not chunks:
-        raise KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
-    makers = {name: _maker(writer.prompts, base.prompts, recipe, one) for name, one in plan(recipe).items()}
-    library.keep_chunks(document, (chunk.text for chunk in chunks))
-    log = [line for line in library.work_log(document) if line["maker"] == makers.get(line["task"])]
-    finished = {Unit(line["chunk"], line["task"]) for line in log}
-    before = Counts()
-    for line in log:
-        before.update({(line["task"], reason): count for reason, count in line["counts"].items()})
+        raise no_text(document)
+    texts = {chunk.sha256: chunk.text for chunk in chunks}
+    library.keep_chunks(document, texts.values())
+    makers = makers_of(writer, recipe)
+    finished, before = work_done(house, document, makers)
+    missing = any(Unit(sha, task) not in finished for sha in texts for task in makers)
+    if missing and recipe.min_score and not recipe.judge:
+        raise judge.not_rated(recipe, f"what is still to be written about {document.name} would have no score")
     seen = {sample.id for sample in usable(library.samples(document), recipe)}  # others may have written the same
 
     def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
@@ -115,7 +120,6 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
             ],
         )
 
-    missing = any(Unit(chunk.sha256, task) not in finished for chunk in chunks for task in makers)
     counts = Counts()
     if missing:
         counts = write(
@@ -132,15 +136,41 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
         )
     for sentence in shares(counts):
         house.report(Event("write", sentence))
+    unrated = judge.unrated(usable(library.samples(document), recipe), texts, recipe) if recipe.judge else []
+    if unrated:
+        keep = partial(library.append_scores, document)
+        judge.judge_all(writer.engine(), unrated, texts, writer.prompts, keep, house.report)
+    samples = usable(library.samples(document), recipe)
+    if recipe.judge and samples:
+        house.report(Event("judge", f"scores: {judge.distribution(samples)}"))
     return Synthesised(
         document=document,
         written=sum(counts.values()),
         kept=sum(count for (_, reason), count in counts.items() if reason in KEPT),
-        samples=len(usable(library.samples(document), recipe)),
+        samples=len(samples),
+        scores=Counter(sorted(str(sample.score) for sample in samples if sample.score is not None)),
         confirmed=confirmed_share(before + counts),
         reasons={task: _of_task(counts, task) for task, _ in counts},
         seconds=time.monotonic() - started,
     )
+
+
+def no_text(document: Document) -> KmError:
+    return KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
+
+
+def makers_of(writer: Writer, recipe: Recipe) -> dict[str, str]:
+    """What identifies the way of writing of each of the recipe's tasks."""
+    return {name: _maker(writer.prompts, writer.base.prompts, recipe, one) for name, one in plan(recipe).items()}
+
+
+def work_done(house: House, document: Document, makers: Mapping[str, str]) -> tuple[set[Unit], Counts]:
+    """The units that were written in just this way, and what became of their drafts."""
+    log = [line for line in house.library.work_log(document) if line["maker"] == makers.get(line["task"])]
+    counts = Counts()
+    for line in log:
+        counts.update({(line["task"], reason): count for reason, count in line["counts"].items()})
+    return {Unit(line["chunk"], line["task"]) for line in log}, counts
 
 
 def recipe_for(house: House, base: Base, options: RecipeOptions) -> Recipe:
