@@ -104,7 +104,7 @@ def test_every_stage(km: Km, km_home: Path, tmp_path: Path) -> None:
     assert lines(samples) == third
     ids = [json.loads(line)["id"] for line in third]
     assert len(ids) == len(set(ids)) == trained["samples"]
-    units = [(json.loads(line)["chunk"], json.loads(line)["task"]) for line in lines(written)]
+    units = [(unit["chunk"], unit["task"]) for line in lines(written) for unit in json.loads(line)]
     assert len(units) == len(set(units)) == 3
     curve = [
         point["step"]

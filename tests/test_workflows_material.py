@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,43 @@ def test_a_stop_at_any_point_ends_with_the_same_material(
     assert samples == study.library.samples(study.document)
     assert log == study.library.work_log(study.document)
     assert whole.samples == len(samples) == len({sample.id for sample in samples})
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "written.jsonl"])
+def test_a_file_torn_anywhere_ends_with_the_same_material(
+    study: Study, km_home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A group of several units is noted as a whole: half of one would leave the rest for a group with other seeds."""
+    monkeypatch.setattr(room, "CHATS_PER_GROUP", 13)  # two chunks, then one
+
+    def say(chat: Chat, sampling: Sampling) -> str:
+        drawn = f" It was told by {sampling.seed}." if sampling.temperature else ""
+        return script(summary=lambda chunk: f"A summary of {chunk.text}{drawn}")(chat, sampling)
+
+    monkeypatch.setattr(hf_engine, "HfEngine", lambda loaded: ScriptedEngine(say))
+    study.write()
+    (folder,) = km_home.glob("documents/*")
+    whole = {file: file.read_bytes() for file in (folder / "samples.jsonl", folder / "written.jsonl")}
+    first, _ = whole[folder / "written.jsonl"].splitlines(keepends=True)
+    chunks = {unit["chunk"] for unit in json.loads(first)}
+    lines = whole[folder / "samples.jsonl"].splitlines(keepends=True)
+    promised = sum(len(line) for line in lines if json.loads(line)["chunk_sha256"] in chunks)
+    for cut in range(0, len(whole[folder / name]), 29):
+        for file, content in whole.items():
+            file.write_bytes(content)
+        (folder / name).write_bytes(whole[folder / name][:cut])
+        if name == "samples.jsonl":  # the log never promises what is not there
+            (folder / "written.jsonl").write_bytes(first if cut >= promised else b"")
+        study.write()
+        assert {file: file.read_bytes() for file in whole} == whole, cut
+
+
+def test_a_log_of_one_unit_a_line_is_still_read(study: Study, km_home: Path) -> None:
+    study.write()
+    (log,) = km_home.glob("documents/*/written.jsonl")
+    log.write_text("".join(f"{json.dumps(unit)}\n" for unit in study.library.work_log(study.document)))
+    study.calls = 0
+    assert study.write().written == study.calls == 0
 
 
 def test_only_a_task_that_is_written_otherwise_is_written_anew(study: Study) -> None:

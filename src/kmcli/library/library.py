@@ -197,13 +197,18 @@ class Library:
             files.sync(self._layout.document(document))
 
     def work_log(self, document: Document) -> list[dict[str, Any]]:
-        """What has been written of the study material, as append_work was given it: a line whose samples are all there."""
-        return study.read_objects(self._layout.work_log(document))
+        """What has been written of the study material, as append_work was given it: its samples are all there."""
+        lines = study.read_objects(self._layout.work_log(document))
+        groups = [line if isinstance(line, list) else [line] for line in lines]  # older lines hold one piece each
+        return [one for group in groups for one in group]
 
-    def append_work(self, document: Document, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Note finished work, after its samples were appended; safe on the disk when this returns."""
+    def append_work(self, document: Document, group: Iterable[Mapping[str, Any]]) -> None:
+        """Note finished work, after its samples were appended; safe on the disk when this returns.
+
+        A group is one line: all of it is noted or, after a crash, nothing, and then the same group is written again.
+        """
         with self.lock(document, "synth"), files.explained(self.home):
-            study.append_objects(self._layout.work_log(document), lines)
+            study.append_objects(self._layout.work_log(document), [list(group)])
 
     # --- modules --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,8 +72,8 @@ def append_scores(path: Path, samples: Iterable[Sample]) -> None:
     append_objects(path, ({"id": sample.id, "score": sample.score} for sample in samples))
 
 
-def read_objects(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, damaged and torn lines left out; a missing file is an empty one."""
+def read_objects(path: Path) -> list[Any]:
+    """What the lines of a file hold as JSON, damaged and torn lines left out; a missing file is an empty one."""
     if not path.exists():
         return []
     found = []
@@ -83,8 +83,8 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def append_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Add JSON objects, a line each; when this returns they are safe on the disk."""
+def append_objects(path: Path, objects: Iterable[Any]) -> None:
+    """Add objects as JSON, a line each; when this returns they are safe on the disk."""
     data = b"".join(json.dumps(one).encode() + b"\n" for one in objects)
     if not data:
         return
