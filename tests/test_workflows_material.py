@@ -119,7 +119,7 @@ def test_a_file_torn_anywhere_ends_with_the_same_material(
         drawn = f" It was told by {sampling.seed}." if sampling.temperature else ""
         return script(summary=lambda chunk: f"A summary of {chunk.text}{drawn}")(chat, sampling)
 
-    monkeypatch.setattr(hf_engine, "HfEngine", lambda loaded: ScriptedEngine(say))
+    monkeypatch.setattr(study, "say", say)
     study.write()
     (folder,) = km_home.glob("documents/*")
     whole = {file: file.read_bytes() for file in (folder / "samples.jsonl", folder / "written.jsonl")}

@@ -190,17 +190,14 @@ class Library:
 
     def drop_samples(self, document: Document) -> None:
         with self.lock(document, "synth"), files.explained(self.home):
-            self._layout.work_log(document).unlink(missing_ok=True)  # first: it must not promise samples that are gone
-            self._layout.samples(document).unlink(missing_ok=True)
-            self._layout.chunks(document).unlink(missing_ok=True)
-            self._layout.scores(document).unlink(missing_ok=True)
+            # the log first: it must not promise samples that are gone
+            for path in (self._layout.work_log, self._layout.samples, self._layout.chunks, self._layout.scores):
+                path(document).unlink(missing_ok=True)
             files.sync(self._layout.document(document))
 
     def work_log(self, document: Document) -> list[dict[str, Any]]:
         """What has been written of the study material, as append_work was given it: its samples are all there."""
-        lines = study.read_objects(self._layout.work_log(document))
-        groups = [line if isinstance(line, list) else [line] for line in lines]  # older lines hold one piece each
-        return [one for group in groups for one in group]
+        return study.work(self._layout.work_log(document))
 
     def append_work(self, document: Document, group: Iterable[Mapping[str, Any]]) -> None:
         """Note finished work, after its samples were appended; safe on the disk when this returns.

@@ -72,6 +72,12 @@ def append_scores(path: Path, samples: Iterable[Sample]) -> None:
     append_objects(path, ({"id": sample.id, "score": sample.score} for sample in samples))
 
 
+def work(path: Path) -> list[dict[str, Any]]:
+    """Finished work, in the order it was finished: a group a line; older lines hold one piece each."""
+    groups = [line if isinstance(line, list) else [line] for line in read_objects(path)]
+    return [one for group in groups for one in group]
+
+
 def read_objects(path: Path) -> list[Any]:
     """What the lines of a file hold as JSON, damaged and torn lines left out; a missing file is an empty one."""
     if not path.exists():

@@ -14,7 +14,7 @@ from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
 from kmcli.synthesis.judge import good_enough
-from kmcli.types import IMPORTED, Recipe, Reporter, Sample, View
+from kmcli.types import Recipe, Reporter, Sample, View
 
 if TYPE_CHECKING:
     from kmcli.bases import Loaded
