@@ -86,6 +86,11 @@ def check_head(model: Any, loaded: Loaded, row: tuple[list[int], list[bool]]) ->
         )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on accelerators only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def causal(model: Any) -> Any:
     """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

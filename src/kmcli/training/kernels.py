@@ -1,13 +1,13 @@
 """Faster layers for the time of a training: the same numbers but for rounding, with fewer and better matrix products.
 
 PEFT's layer makes three products of each: the base's, and two thin ones whose result is added. Here the adapter is added to
-the weights once a step, so that forward and backward are one product each, and the thin ones are left to the gradients of
-A and B. Shapes: M tokens, I in, O out, R the rank.
+the weights, which are few beside a batch's states, so that forward and backward are one product each, and the thin ones are
+left to the gradients of A and B. Shapes: M tokens, I in, O out, R the rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -25,9 +25,10 @@ def fast_layers(model: Any, head: Any) -> Iterator[None]:
 
     changed: list[Any] = []
     try:
+        module: Any
         for module in model.modules():
             if isinstance(module, Linear) and _plain(module):
-                module.forward = _Adapted(module)
+                module.forward = _adapted(module)
                 changed.append(module)
         if _suitable(head):
             head.forward = partial(_frozen, head)
@@ -75,29 +76,21 @@ def _plain(module: Any) -> bool:
     )
 
 
-class _Adapted:
-    """The forward of one adapted layer. Its weights with the adapter are made anew whenever A or B has changed."""
+def _adapted(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of one adapted layer."""
+    (name,) = module.active_adapters
+    base = module.get_base_layer()
+    a_RI, b_OR = module.lora_A[name].weight, module.lora_B[name].weight
+    scale = float(module.scaling[name])
 
-    def __init__(self, module: Any) -> None:
-        (name,) = module.active_adapters
-        self.module = module
-        self.base = module.get_base_layer()
-        self.a, self.b = module.lora_A[name].weight, module.lora_B[name].weight
-        self.scale = float(module.scaling[name])
-        self.versions: tuple[int, int] | None = None
-        self.merged: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.module.disable_adapters:
-            return _frozen(self.base, x)
-        versions = (self.a._version, self.b._version)
-        if versions != self.versions:
-            with torch.no_grad():
-                self.merged = torch.addmm(self.base.weight, self.b, self.a, alpha=self.scale)
-            self.versions = versions
-        flat = _WithAdapter.apply(x.reshape(-1, x.shape[-1]), self.merged, self.a, self.b, self.scale)
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if module.disable_adapters:
+            return _frozen(base, x)
+        flat = _WithAdapter.apply(x.reshape(-1, x.shape[-1]), base.weight, a_RI, b_OR, scale)
         result = flat.view(*x.shape[:-1], -1)
-        return result if self.base.bias is None else result + self.base.bias
+        return result if base.bias is None else result + base.bias
+
+    return forward
 
 
 def _frozen(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -112,23 +105,24 @@ class _Frozen(torch.autograd.Function):
         return product(x_MI, weight_OI)
 
     @staticmethod
-    def backward(ctx: Any, g_MO: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g_MO: torch.Tensor) -> Any:
         return product(g_MO, ctx.weight.t()), None
 
 
 class _WithAdapter(torch.autograd.Function):
-    """x @ merged.T, merged = base + scale * B @ A; gradients for x, A and B."""
+    """x @ merged.T, merged = weight + scale * B @ A; gradients for x, A and B."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_MI: torch.Tensor, merged_OI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, scale: float
+        ctx: Any, x_MI: torch.Tensor, weight_OI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, scale: float
     ) -> torch.Tensor:
         ctx.save_for_backward(x_MI, a_RI, b_OR)
+        merged_OI = torch.addmm(weight_OI, b_OR, a_RI, alpha=scale)
         ctx.merged, ctx.scale = merged_OI, scale
         return product(x_MI, merged_OI)
 
     @staticmethod
-    def backward(ctx: Any, g_MO: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g_MO: torch.Tensor) -> Any:
         x_MI, a_RI, b_OR = ctx.saved_tensors
         through_MR = product(g_MO, b_OR.t())
         grad_a = product(through_MR.t(), x_MI.t()).mul_(ctx.scale)

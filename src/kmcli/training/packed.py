@@ -132,8 +132,9 @@ def _over(config: Any) -> Iterator[None]:
 class _Plan:
     """Which tokens attend together: the same for all layers of a forward pass.
 
-    spans: (start, rows, width, gather, scatter) of samples by themselves: `rows` samples of at most `width` tokens; gather
-    and scatter bring tokens to rows with padding and back, None where all are of one length. shared: (start, prefix, lengths).
+    spans: (start, tokens, rows, width, gather, scatter) of samples by themselves: `rows` samples of at most `width` tokens;
+    gather and scatter bring tokens to rows with padding and back, None where all are of one length. shared: (start, prefix,
+    lengths) of those that have a beginning in common.
     """
 
     def __init__(self, blocks: Sequence[tuple[int, list[int]]], device: torch.device) -> None:
