@@ -25,11 +25,10 @@ def fast_layers(model: Any, head: Any) -> Iterator[None]:
 
     changed: list[Any] = []
     try:
-        module: Any
-        for module in model.modules():
-            if isinstance(module, Linear) and _plain(module):
-                module.forward = _adapted(module)
-                changed.append(module)
+        layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear)]
+        for layer in filter(_plain, layers):
+            layer.forward = _adapted(layer)
+            changed.append(layer)
         if _suitable(head):
             head.forward = partial(_frozen, head)
             changed.append(head)

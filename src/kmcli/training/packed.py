@@ -158,7 +158,8 @@ class _Plan:
         gather = scatter = None
         if total < width * len(lengths):
             padded = torch.zeros((len(lengths), width), dtype=torch.long)  # padding reads some token; nothing reads it
-            places, at = [], 0
+            places: list[int] = []
+            at = 0
             for row, size in enumerate(lengths):
                 padded[row, :size] = torch.arange(at, at + size)
                 places += range(row * width, row * width + size)
@@ -188,15 +189,18 @@ def _attend(
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (T, heads, D), as it lies in memory
     parts: list[tuple[int, torch.Tensor]] = []
     for start, total, count, width, gather, scatter in packed.spans:
-        rows = []
-        for states in (q, k, v):
-            own = states[start : start + total]
-            own = own if gather is None else own.index_select(0, gather)
-            rows.append(own.reshape(count, width, *own.shape[1:]).transpose(1, 2))
+        asked, keys, values = (_rows(states[start : start + total], count, width, gather) for states in (q, k, v))
         window = sliding_window if sliding_window and sliding_window < width else None
         mask = None if window is None else _visible(width, width, window, q.device)
         out = scaled_dot_product_attention(
-            *rows, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=many
+            asked,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=many,
         )
         flat = out.transpose(1, 2).reshape(count * width, *q.shape[1:])
         parts.append((start, flat if scatter is None else flat.index_select(0, scatter)))
@@ -216,6 +220,12 @@ def _attend(
             at += size
     parts.sort(key=lambda part: part[0])
     return torch.cat([part for _, part in parts])[None] if len(parts) > 1 else parts[0][1][None], None
+
+
+def _rows(states: torch.Tensor, count: int, width: int, gather: torch.Tensor | None) -> torch.Tensor:
+    """Tokens (T, heads, D) of samples as (count, heads, width, D)."""
+    states = states if gather is None else states.index_select(0, gather)
+    return states.reshape(count, width, *states.shape[1:]).transpose(1, 2)
 
 
 def _visible(new: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
