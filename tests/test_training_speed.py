@@ -199,14 +199,17 @@ def test_both_kinds_of_product_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the loss in slices ---
 
 
+@pytest.mark.parametrize("gradient", [None, fused.forward_kl])
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 13])
-def test_slices_give_the_mean_and_its_gradient(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_slices_give_the_mean_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch, count: int, gradient: fused.Gradient | None
+) -> None:
     monkeypatch.setattr(fused, "ELEMENTS", {"cpu": 40 * 3})
     generator = torch.Generator().manual_seed(0)
     head = torch.randn((8, 40), generator=generator)
     teacher = torch.randn((count, 8), generator=generator)
     ours, theirs = (torch.randn((count, 8), generator=generator.manual_seed(1)).requires_grad_() for _ in range(2))
-    mine = fused.mean(forward_kl, teacher, ours, lambda states: states @ head)
+    mine = fused.mean(forward_kl, teacher, ours, lambda states: states @ head, gradient)
     plain = forward_kl(teacher @ head, theirs @ head)
     (3 * mine).backward()
     (3 * plain).backward()
@@ -214,6 +217,23 @@ def test_slices_give_the_mean_and_its_gradient(monkeypatch: pytest.MonkeyPatch, 
     torch.testing.assert_close(ours.grad, theirs.grad)
     with torch.no_grad():
         torch.testing.assert_close(fused.mean(forward_kl, teacher, ours, lambda states: states @ head), plain)
+
+
+def test_the_simpler_gradient_is_exact_where_sides_are_close_and_far() -> None:
+    teacher = torch.randn((5, 300), generator=torch.Generator().manual_seed(2)) * 8
+    for student in (teacher.clone(), teacher + 50, teacher + 0.01 * teacher.roll(1, -1), -teacher):
+        value, moved = fused.forward_kl(teacher, student)
+        exact = student.double().requires_grad_()
+        wanted = forward_kl_in_double(teacher.double(), exact)
+        (gradient,) = torch.autograd.grad(wanted, exact)
+        assert value.item() == pytest.approx(wanted.item(), rel=1e-4, abs=1e-5)
+        torch.testing.assert_close(moved.double(), gradient, rtol=1e-4, atol=1e-7)
+    assert fused.forward_kl(teacher, teacher.clone())[0].item() == 0.0
+
+
+def forward_kl_in_double(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    difference = teacher.log_softmax(-1) - student.log_softmax(-1)
+    return (teacher.softmax(-1) * difference).sum(-1).mean()
 
 
 # --- targets ---
