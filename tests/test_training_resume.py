@@ -203,7 +203,7 @@ def test_a_smaller_micro_batch_is_remembered(
     plain = loop.Gradients
 
     def watched(*given: Any) -> Any:
-        seen.append(given[3])
+        seen.append(given[2])
         return plain(*given)
 
     monkeypatch.setattr(loop, "Gradients", watched)

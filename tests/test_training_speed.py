@@ -349,6 +349,20 @@ def test_a_second_training_reads_the_file_instead_of_the_chunk(tiny: Loaded, stu
     second.close()
 
 
+def test_a_view_can_be_replaced_with_its_targets_or_without(tiny: Loaded, student: Any) -> None:
+    some = views(tiny, 4)
+    teacher = Teacher(student, tiny, some[:2])
+    teacher.precompute(silent, later=[1])
+    assert len(teacher.store.kept) == 1
+    wanted = Teacher(student, tiny, some).targets([2, 3])
+    for target in (None, wanted[:, : sum(some[2].student_mask)]):
+        teacher.put(0, some[2], target)
+        teacher.put(1, some[3], None)
+        torch.testing.assert_close(teacher.targets([0, 1]), wanted, rtol=2e-3, atol=1e-4)
+    assert len(teacher.store.kept) == 1
+    assert teacher.store.used == wanted[:, : sum(some[2].student_mask)].numel() * 2
+
+
 # --- micro-batches, and memory that runs out ---
 
 

@@ -45,44 +45,46 @@ class Gradients:
 
     def __init__(
         self,
-        loss_of: Loss,
         views: Sequence[View],
         parameters: Sequence[torch.nn.Parameter],
         tokens: int,
         report: Reporter,
     ) -> None:
-        self.loss_of, self.views, self.parameters = loss_of, views, parameters
+        self.views, self.parameters = views, parameters
         self.tokens, self.report = tokens, report
 
-    def compute(self, batch: Sequence[int], seed: int) -> dict[str, torch.Tensor]:
-        """Leave the gradients of a batch's loss in the parameters; the loss and its terms, on the device. seed: of dropout.
+    def compute(self, parts: Sequence[tuple[Loss, Sequence[int]]], seed: int) -> dict[str, torch.Tensor]:
+        """Leave in the parameters the gradients of a sum of losses, each on its batch; returns the sum ("loss") and the
+        terms, on the device. seed: of dropout.
 
-        Raises ResourceError where not even one sample fits in memory."""
-        while (numbers := self._try(batch, seed)) is None:
-            longest = max(len(self.views[i].student_ids) for i in batch)
-            pieces = max(len(piece) for _, piece in micro_batches(batch, self.views, self.tokens))
-            if pieces == 1:
+        Raises ResourceError where not even one sample fits in memory.
+        """
+        while (numbers := self._try(parts, seed)) is None:
+            lengths = [len(self.views[i].student_ids) for _, batch in parts for i in batch]
+            longest = max(lengths)
+            if all(len(piece) == 1 for _, batch in parts for _, piece in micro_batches(batch, self.views, self.tokens)):
                 raise ResourceError(
                     f"one sample of {longest:,} tokens alone does not fit in memory.",
                     "Use a smaller base, smaller chunks (--set chunk_tokens=...), or --device cpu.",
                 )
-            self.tokens = max(1, min(self.tokens, sum(len(self.views[i].student_ids) for i in batch)) // 2)
+            self.tokens = max(1, min(self.tokens, sum(lengths)) // 2)
             message = f"memory is short: going on with at most {self.tokens:,} tokens at a time"
             self.report(Event("train", message, warning=True))
         return numbers
 
-    def _try(self, batch: Sequence[int], seed: int) -> dict[str, torch.Tensor] | None:
+    def _try(self, parts: Sequence[tuple[Loss, Sequence[int]]], seed: int) -> dict[str, torch.Tensor] | None:
         """None where memory runs out."""
         numbers: dict[str, torch.Tensor] = {}
         for parameter in self.parameters:
             parameter.grad = None
         torch.manual_seed(seed)
         try:
-            for share, piece in micro_batches(batch, self.views, self.tokens):
-                loss, terms = self.loss_of(piece)
-                (share * loss).backward()
-                for name, value in {"loss": loss, **terms}.items():
-                    numbers[name] = numbers.get(name, 0.0) + share * value.detach()
+            for loss_of, batch in parts:
+                for share, piece in micro_batches(batch, self.views, self.tokens):
+                    loss, terms = loss_of(piece)
+                    (share * loss).backward()
+                    for name, value in {"loss": loss, **terms}.items():
+                        numbers[name] = numbers.get(name, 0.0) + share * value.detach()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -72,14 +72,15 @@ def run(
         return objective(teacher.targets(indices), student_LND, head, recipe)
 
     tokens = progress.micro_tokens or MICRO_TOKENS.get(loaded.device.type, OTHERWISE)
-    gradients = Gradients(loss_of, views, list(parameters.values()), tokens, report)
+    gradients = Gradients(views, list(parameters.values()), tokens, report)
 
     def step() -> dict[str, float]:
         """One step of the optimiser, and a held-out evaluation where one is due; the loss and its terms."""
         nonlocal best
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
-        terms = gradients.compute(batch_of(progress.step, training, recipe), recipe.seed * 1_000_003 + progress.step)
+        parts = [(loss_of, batch_of(progress.step, training, recipe))]
+        terms = gradients.compute(parts, recipe.seed * 1_000_003 + progress.step)
         norm = torch.nn.utils.clip_grad_norm_(gradients.parameters, recipe.clip)
         # All numbers in one transfer: an accelerator stands still for each.
         length, *values = torch.stack([norm, *terms.values()]).tolist()

@@ -83,6 +83,11 @@ class Targets:
             return True
         return self._write(key, target)
 
+    def forget(self, key: bytes) -> None:
+        """Make room in memory; the file keeps what it has."""
+        if (kept := self.kept.pop(key, None)) is not None:
+            self.used -= kept.numel() * kept.element_size()
+
     def close(self) -> None:
         if self.descriptor is not None:
             os.close(self.descriptor)

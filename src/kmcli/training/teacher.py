@@ -6,7 +6,7 @@ read once for all of its samples. What the budget of `targets` does not reach is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +37,30 @@ class Teacher:
         self.model, self.loaded, self.views = model, loaded, views
         self.keys = [targets.key(view, loaded.base.revision) for view in views]
         self.store = targets.Targets(folder, budget)
+        self.replaced: dict[int, View] = {}
 
-    def precompute(self, report: Reporter) -> None:
-        """Compute the targets of every view that has a teacher, as far as there is room to keep them."""
-        todo = [i for i, key in enumerate(self.keys) if key is not None and self.store.get(key) is None]
+    def precompute(self, report: Reporter, later: Collection[int] = ()) -> None:
+        """Compute the targets of every view that has a teacher, as far as there is room to keep them; but not
+        of those in `later`."""
+        keys = [(i, key) for i, key in enumerate(self.keys) if key is not None and i not in later]
+        todo = [i for i, key in keys if self.store.get(key) is None]
         report(Event("teacher", "reading the document as the teacher", 0, len(self.views)))
         done = len(self.views) - len(todo)
         for batch in self._batches(todo):
-            room = [self.put(index, target) for index, target in self._compute(batch)]
+            room = [self.store.put(self._key(index), target) for index, target in self._compute(batch)]
             done += len(batch)
             report(Event("teacher", "", done, len(self.views)))
             if not any(room):
                 break
         report(Event("teacher", "", len(self.views), len(self.views)))
 
-    def put(self, index: int, target: torch.Tensor) -> bool:
-        """Keep a view's targets (L, n, D) where there is room; says whether there was."""
-        return self.store.put(self._key(index), target)
+    def put(self, index: int, view: View, target: torch.Tensor | None) -> None:
+        """Another view in the place of one, with its targets (L, n, D); None: they are computed when they are needed."""
+        self.store.forget(self._key(index))
+        self.replaced[index] = view
+        self.keys[index] = targets.key(view, self.loaded.base.revision)
+        if target is not None:
+            self.store.put(self._key(index), target)
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
         """States (L, N, D) of several views, their scored tokens one after the other."""
@@ -87,7 +94,7 @@ class Teacher:
         return list(zip(indices, states.split([sum(mask) for _, mask in rows], dim=1), strict=True))
 
     def _row(self, index: int) -> tuple[list[int], list[bool]]:
-        view = self.views[index]
+        view = self.replaced.get(index, self.views[index])
         if view.teacher_ids is None or view.teacher_mask is None:
             raise ValueError("a view of this objective has no teacher")
         return view.teacher_ids, view.teacher_mask
