@@ -142,6 +142,41 @@ def test_a_family_that_caps_its_scores_is_not_packed() -> None:
     torch.testing.assert_close(states[-1, 5:], whole[0, :3], rtol=1e-4, atol=1e-5)
 
 
+def test_a_family_with_states_beside_attention_is_not_packed() -> None:
+    import transformers
+
+    from training_cases import SMALL, wrap
+
+    more = {"head_dim": 16, "num_experts": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+    loaded = wrap(transformers.Qwen3NextForCausalLM(transformers.Qwen3NextConfig(**SMALL | more)))
+    assert not packed.can_pack(decoder(loaded.model))
+
+
+def test_a_window_that_attention_is_not_told_of_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    from training_cases import SMALL, wrap
+
+    torch.manual_seed(3)
+    loaded = wrap(transformers.MistralForCausalLM(transformers.MistralConfig(**SMALL, sliding_window=300)))
+    for layer in loaded.model.get_decoder().layers:
+        plain = layer.self_attn.config
+        monkeypatch.setattr(layer.self_attn, "config", Untold(plain))
+    assert not packed.can_pack(decoder(loaded.model))
+
+
+class Untold:
+    """A config of which one value is not passed on."""
+
+    sliding_window = None
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.config, name)
+
+
 # --- layers ---
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from kmcli.engines.prefixes import plan
 
@@ -85,7 +86,12 @@ def can_pack(decoder: Any) -> bool:
 
 
 def _equal(decoder: Any) -> bool:
-    if not decoder._supports_attention_backend:
+    layers = {type(layer) for layer in DynamicCache(config=decoder.config).layers}
+    if (
+        not decoder._supports_attention_backend
+        or not layers <= {DynamicLayer, DynamicSlidingWindowLayer}  # states that run through all tokens
+        or getattr(decoder.config, "attention_chunk_size", None)
+    ):
         return False
     device = decoder.get_input_embeddings().weight.device
     rows = [[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, *more] for more in ([20, 21], [30, 31, 32])]
@@ -94,7 +100,10 @@ def _equal(decoder: Any) -> bool:
     try:
         with torch.no_grad():
             packed = pack(rows, [2, 3])
-            mine = read(decoder, packed, device).last_hidden_state[0]
+            plan = _Plan(packed.blocks, device)
+            mine = read(decoder, packed, device, plan).last_hidden_state[0]
+            if DynamicSlidingWindowLayer in layers and not plan.windows:  # the family keeps its window to its own mask
+                return False
             for row, ids in enumerate(rows):
                 theirs = decoder(input_ids=torch.tensor([ids], device=device), use_cache=False).last_hidden_state[0]
                 found = mine[packed.places(row, range(16, len(ids)))]
@@ -107,14 +116,14 @@ def _equal(decoder: Any) -> bool:
     return True
 
 
-def read(decoder: Any, packed: Packed, device: torch.device, **more: Any) -> Any:
+def read(decoder: Any, packed: Packed, device: torch.device, plan: _Plan | None = None, **more: Any) -> Any:
     """The decoder's output for a batch, of shape (1, T, ...)."""
     with _over(decoder.config):
         return decoder(
             input_ids=torch.tensor([packed.ids], device=device),
             position_ids=torch.tensor([packed.positions], device=device),
             use_cache=False,
-            packed=_Plan(packed.blocks, device),
+            packed=plan or _Plan(packed.blocks, device),
             **more,
         )
 
@@ -134,12 +143,13 @@ class _Plan:
 
     spans: (start, tokens, rows, width, gather, scatter) of samples by themselves: `rows` samples of at most `width` tokens;
     gather and scatter bring tokens to rows with padding and back, None where all are of one length. shared: (start, prefix,
-    lengths) of those that have a beginning in common.
+    lengths) of those that have a beginning in common. windows: whether any layer has said that it sees a window only.
     """
 
     def __init__(self, blocks: Sequence[tuple[int, list[int]]], device: torch.device) -> None:
         self.spans: list[tuple[int, int, int, int, torch.Tensor | None, torch.Tensor | None]] = []
         self.shared: list[tuple[int, int, list[int]]] = []
+        self.windows = False
         start = 0
         for prefix, lengths in blocks:
             if prefix:
@@ -185,6 +195,7 @@ def _attend(
     """transformers' attention function. query (1, H, T, D), key and value (1, K, T, D). Returns (1, T, H, D)."""
     if softcap is not None:
         raise TypeError("scores with a cap")
+    packed.windows |= sliding_window is not None
     many = query.shape[1] != key.shape[1]
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (T, heads, D), as it lies in memory
     parts: list[tuple[int, torch.Tensor]] = []
