@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from kmcli.errors import ResourceError
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import teacher as teacher_room
 from kmcli.training.forward import check_head, logits, scored_states
+from kmcli.training.packed import can_pack, pack
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, View, silent
 from training_cases import CHUNKS, RECIPE, SMALL, disturb, make_tiny, one_thread, samples, tiny, wrap
@@ -55,6 +55,7 @@ def views(count: int) -> list[View]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_states_and_logits_equal_the_whole_forward(name: str) -> None:
     loaded = family(name)
+    assert can_pack(loaded.model.get_decoder()) is (name != "Gemma2")  # whose scores have a cap
     model = lora.build(loaded, RECIPE)
     model.eval()
     disturb(model)
@@ -120,12 +121,16 @@ def test_targets_are_the_base_without_the_adapter(tiny: Loaded, student: Any, bu
     teacher = Teacher(student, tiny, some, budget)
     events: list[Event] = []
     teacher.precompute(events.append)
-    assert {0: len(teacher.kept) == 0, 8_000: 0 < len(teacher.kept) < 9, 1 << 30: len(teacher.kept) == 9}[budget]
+    assert {
+        0: len(teacher.store.kept) == 0,
+        8_000: 0 < len(teacher.store.kept) < 9,
+        1 << 30: len(teacher.store.kept) == 9,
+    }[budget]
     with torch.no_grad(), student.disable_adapter():
         expected = [scored_states(student, tiny, [(view.teacher_ids or [], view.teacher_mask or [])]) for view in some]
     for indices in ([0], [8, 3, 5], [2, 2], list(range(9))):
         torch.testing.assert_close(
-            teacher.targets(indices), torch.cat([expected[i] for i in indices], dim=1), rtol=1e-4, atol=1e-5
+            teacher.targets(indices), torch.cat([expected[i] for i in indices], dim=1), rtol=6e-4, atol=1e-5
         )
     assert [event.stage for event in events] == ["teacher"] * len(events)
     assert [event.done for event in events] == sorted(event.done or 0 for event in events)
@@ -141,12 +146,12 @@ def test_batches_keep_to_the_limit_and_hold_every_view_once(tiny: Loaded, studen
     some = views(13)
     teacher = Teacher(student, tiny, some)
     batches = list(teacher._batches(range(13)))
-    widths = [[len(some[i].teacher_ids or []) for i in batch] for batch in batches]
     assert sorted(i for batch in batches for i in batch) == list(range(13))
-    assert all(max(batch) * len(batch) <= 150 for batch in widths)
-    assert len(batches) > 2
-    assert all(batch == sorted(batch) for batch in widths)
-    assert all(before[-1] <= after[0] for before, after in itertools.pairwise(widths))
+    assert len(batches) == 2  # one a chunk
+    for batch in batches:
+        rows = [(view.teacher_ids or [], view.teacher_mask or []) for view in (some[i] for i in batch)]
+        own = [len(ids) - mask.index(True) + 1 for ids, mask in rows]
+        assert len(pack([ids for ids, _ in rows], own).ids) <= 4 * max(len(ids) for ids, _ in rows)
     assert list(teacher._batches([])) == []
 
 
@@ -161,6 +166,9 @@ def test_reading_as_the_teacher_changes_nothing_of_the_student(tiny: Loaded, stu
     assert not targets.is_inference()  # such tensors cannot be used in a backward pass
 
 
-def test_views_without_a_teacher_cannot_be_taught(tiny: Loaded, student: Any) -> None:
-    with pytest.raises(ValueError, match="have no teacher"):
-        Teacher(student, tiny, [View(None, [1, 2], None, [False, True])]).precompute(silent)
+def test_views_without_a_teacher_are_left_out(tiny: Loaded, student: Any) -> None:
+    teacher = Teacher(student, tiny, [View(None, [1, 2], None, [False, True]), *views(1)])
+    teacher.precompute(silent)
+    assert len(teacher.store.kept) == 1
+    with pytest.raises(ValueError, match="has no teacher"):
+        teacher.targets([0])

@@ -20,7 +20,7 @@ from kmcli.metrics import normalise
 from kmcli.objectives import OBJECTIVES, Objective
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import split, teacher
+from kmcli.training import split, targets, teacher
 from kmcli.types import Event, Sample, View
 from training_cases import RECIPE, Run, one_thread, run, same, sample, samples, tiny
 
@@ -76,7 +76,7 @@ def test_a_student_that_reads_what_the_teacher_reads_has_nothing_to_learn(
 
     monkeypatch.setitem(OBJECTIVES, "dcd", Objective(shared, distillation))
     metrics, _ = run([sample(3)], steps=1, held_out=0.0, batch=1)
-    assert metrics["train_loss"] == 0.0
+    assert 0 <= metrics["train_loss"] < 5e-4  # what the half precision of kept targets costs
 
 
 def test_kept_targets_and_recomputed_ones_train_alike(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,8 @@ def test_kept_targets_and_recomputed_ones_train_alike(run: Run, monkeypatch: pyt
         return compute(self, indices)
 
     monkeypatch.setattr(teacher.Teacher, "_compute", counted)
-    monkeypatch.setattr(teacher.Teacher.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(targets.Targets.__init__, "__defaults__", (0, 0))
+    monkeypatch.setattr(teacher.Teacher.__init__, "__defaults__", (0, None))
     fresh, fresh_adapter = run()
     assert made >= 8 * 3  # every step, not once
     for one, other in zip(kept["curve"], fresh["curve"], strict=True):

@@ -24,7 +24,7 @@ from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import checkpoint, loop, train
 from kmcli.training.loop import batch_of, learning_rate_factor
-from kmcli.types import Recipe, View, silent
+from kmcli.types import Event, Recipe, View, silent
 from training_cases import CHUNKS, RECIPE, Run, one_thread, plain, run, same, samples, tiny
 
 # --- divergence ---
@@ -49,7 +49,7 @@ def exploding(at: int, value: Callable[[torch.Tensor], torch.Tensor]) -> Objecti
         pytest.param(lambda total: total.detach() + (total * 0.0).sqrt(), id="gradient"),
     ],
 )
-def test_what_is_no_number_stops_and_keeps_the_checkpoint(
+def test_what_is_no_number_stops_and_keeps_the_best(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     monkeypatch.setitem(OBJECTIVES, "dcd", exploding(8, value))
@@ -57,17 +57,32 @@ def test_what_is_no_number_stops_and_keeps_the_checkpoint(
     monkeypatch.setattr(loop, "EVALUATE_EVERY", 5)
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(KmError) as caught:
-        train(tiny, samples(14), CHUNKS, replace(RECIPE, steps=30), tmp_path, out, silent)
-    assert str(caught.value) == (
-        "training diverged at step 8: the loss is not a number. "
+    events: list[Event] = []
+    metrics = train(tiny, samples(14), CHUNKS, replace(RECIPE, steps=30), tmp_path, out, events.append)
+    assert [event.message for event in events if event.warning] == [
+        "training diverged at step 8: the loss is not a number. The adapter of step 5 is kept. "
         "Try a lower learning rate: --restart --set learning_rate=0.003"
-    )
-    assert caught.value.exit_code == 1
-    assert list(out.iterdir()) == []
+    ]
+    assert (metrics["steps"], metrics["stopped_early"], metrics["diverged"]) == (7, True, True)
     kept = load_file(tmp_path / checkpoint.CHECKPOINT)
     assert {name.split("/")[0] for name in kept} == {"parameter", "best", "step", "exp_avg", "exp_avg_sq"}
     assert all(tensor.isfinite().all() for tensor in kept.values())
+    best = {name.removeprefix("best/"): value for name, value in kept.items() if name.startswith("best/")}
+    assert same(load_file(out / lora.WEIGHTS), plain(best))
+
+
+def test_what_is_no_number_before_any_measurement_is_an_error(
+    tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "dcd", exploding(3, lambda total: total * float("nan")))
+    with pytest.raises(KmError) as caught:
+        train(tiny, samples(14), CHUNKS, replace(RECIPE, steps=30), tmp_path, tmp_path, silent)
+    assert str(caught.value) == (
+        "training diverged at step 3: the loss is not a number. "
+        "Try a lower learning rate: --restart --set learning_rate=0.003"
+    )
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_held_out_loss_that_is_no_number_stops_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

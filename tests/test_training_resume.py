@@ -4,22 +4,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
-from kmcli.errors import InterruptedRun, KmError
-from kmcli.training import checkpoint, loop, train
+from kmcli.errors import InterruptedRun, KmError, ResourceError
+from kmcli.training import checkpoint, loop, targets, train
 from kmcli.training.checkpoint import CHECKPOINT, Progress, deferred_interrupt
 from kmcli.types import Event, silent
 from training_cases import CHUNKS, RECIPE, disturb, one_thread, same, samples, tiny
@@ -119,6 +122,93 @@ def test_a_crash_goes_on_from_the_last_checkpoint(tiny: Loaded, tmp_path: Path, 
     assert seen == [float(step) for step in range(9, 21)]
     assert comparable(metrics) == comparable(whole_metrics)
     assert same(load_file(out / lora.WEIGHTS), whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_twenty_random_moments_it_still_ends_bitwise_alike(
+    tiny: Loaded, tmp_path: Path, workspace: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without warning, as by a power cut: also while a checkpoint is written, and while targets are."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(targets.Targets.__init__, "__defaults__", (0, 1 << 30))
+    recipe = replace(RECIPE, steps=60, rank=2, early_stopping=False)
+    whole_out = tmp_path / "whole-out"
+    for folder in (tmp_path / "whole", whole_out):
+        folder.mkdir()
+    train(tiny, samples(14), CHUNKS, recipe, tmp_path / "whole", whole_out, silent)
+    random = Random(4)
+    reached = 0
+    for _ in range(20):
+        reading, writing = os.pipe()
+        if not (child := os.fork()):
+            try:
+                train(
+                    tiny,
+                    samples(14),
+                    CHUNKS,
+                    recipe,
+                    workspace,
+                    out,
+                    lambda _, pipe=writing: os.write(pipe, b".") and None,
+                )
+            finally:
+                os._exit(0)
+        os.close(writing)
+        for _ in range(random.randrange(9)):
+            os.read(reading, 1)
+        time.sleep(random.random() * 0.02)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        if (workspace / CHECKPOINT).exists():
+            reached = max(reached, json.loads(position(workspace))["step"])
+    assert 10 < reached < 60
+    train(tiny, samples(14), CHUNKS, recipe, workspace, out, silent)
+    assert same(load_file(out / lora.WEIGHTS), load_file(whole_out / lora.WEIGHTS))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint(
+    tiny: Loaded, tmp_path: Path, workspace: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_metrics, whole = uninterrupted(tiny, tmp_path)
+    plain, calls = checkpoint.save_file, 0
+
+    def full(tensors: Any, file: Path, metadata: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            file.write_bytes(b"half of it")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        plain(tensors, file, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ResourceError, match=r"cannot be written to: .*No space left.*Free some space and try again\."):
+        train(tiny, samples(14), CHUNKS, DROPPING, workspace, out, silent)
+    assert '"step": 8,' in position(workspace)
+    assert [file.name for file in workspace.iterdir()] == [CHECKPOINT]
+    metrics = train(tiny, samples(14), CHUNKS, DROPPING, workspace, out, silent)
+    assert comparable(metrics) == comparable(whole_metrics)
+    assert same(load_file(out / lora.WEIGHTS), whole)
+
+
+def test_a_smaller_micro_batch_is_remembered(
+    tiny: Loaded, workspace: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MICRO_TOKENS", {"cpu": 44})
+    with pytest.raises(InterruptedRun):
+        train(tiny, samples(14), CHUNKS, DROPPING, workspace, out, lambda e: press() if e.done == 4 else None)
+    assert '"micro_tokens": 44' in position(workspace)
+    monkeypatch.setattr(loop, "MICRO_TOKENS", {"cpu": 1000})
+    seen: list[int] = []
+    plain = loop.Gradients
+
+    def watched(*given: Any) -> Any:
+        seen.append(given[2])
+        return plain(*given)
+
+    monkeypatch.setattr(loop, "Gradients", watched)
+    train(tiny, samples(14), CHUNKS, DROPPING, workspace, out, silent)
+    assert seen == [44]
 
 
 def test_ctrl_c_at_any_moment_leaves_a_whole_step(tiny: Loaded, workspace: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kmcli.objectives import fused
 from kmcli.types import Recipe
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def distillation(
 
     head: final hidden states (N, D) to logits (N, V), the same for both sides. Caccia et al. 2025, section 3.1.
     """
-    kl = forward_kl(head(teacher_LND[-1]).detach(), head(student_LND[-1]))
+    kl = fused.mean(forward_kl, teacher_LND[-1], student_LND[-1], head, fused.forward_kl)
     hidden = hidden_distance(teacher_LND, student_LND)
     return recipe.kl_weight * kl + recipe.hidden_weight * hidden, {"kl": kl, "hidden": hidden}
 

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
+from kmcli.library.files import explained
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -31,6 +32,8 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     last: float | None = None
+    micro_tokens: int = 0
+    """Tokens of a micro-batch; 0: not decided yet."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -53,17 +56,26 @@ def save(
     progress: Progress,
     best: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write a checkpoint into an existing folder. best: the parameters of progress.best_step; empty where there are none."""
+    """Write a checkpoint into an existing folder. best: the parameters of progress.best_step; empty where there are none.
+
+    Raises ResourceError where the disk is full; the checkpoint before is then as it was.
+    """
     tensors = {f"best/{name}": value for name, value in best.items()}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
         for key, value in optimiser.state[parameter].items():
             tensors[f"{key}/{name}"] = value.cpu().contiguous()
     temporary = folder / "checkpoint.tmp"
-    save_file(tensors, temporary, {"progress": json.dumps(asdict(progress))})
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(folder / CHECKPOINT)
+    try:
+        with explained(folder):
+            save_file(tensors, temporary, {"progress": json.dumps(asdict(progress))})
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(folder / CHECKPOINT)
+    except SafetensorError as error:  # it has no OSError for the disk
+        raise ResourceError(f"{folder} cannot be written to: {error}.", "Free some space and try again.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def restore(

@@ -13,31 +13,46 @@ import torch
 
 from kmcli.bases import Loaded
 from kmcli.errors import ResourceError
+from kmcli.training import packed
 
 
-def scored_states(model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]]) -> torch.Tensor:
+def scored_states(
+    model: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]], share: bool = False
+) -> torch.Tensor:
     """Hidden states (L, N, D) at the positions that predict the scored tokens of (ids, mask) rows.
 
-    The last layer's are taken after the final norm, so that `logits` of them is exact. Rows are padded on the right: with
-    causal attention no scored position sees the padding.
+    The last layer's are taken after the final norm, so that `logits` of them is exact. share: what rows have in common at
+    their beginning is read once.
     """
-    width = max(len(ids) for ids, _ in rows)
+    base = decoder(model)
+    wanted = [[index - 1 for index, on in enumerate(mask) if on] for _, mask in rows]
+    if packed.can_pack(base):
+        own = [len(ids) - min(places, default=len(ids) - 1) for (ids, _), places in zip(rows, wanted, strict=True)]
+        batch = packed.pack([ids for ids, _ in rows], own if share else None)
+        positions = [place for row, places in enumerate(wanted) for place in batch.places(row, places)]
+        output = packed.read(base, batch, loaded.device, output_hidden_states=True)
+    else:
+        width = max(len(ids) for ids, _ in rows)
+        positions = [row * width + place for row, places in enumerate(wanted) for place in places]
+        output = _padded(base, loaded, rows, width)
+    index = torch.tensor(positions, device=loaded.device)
+    states = output.hidden_states[1:]  # without the embeddings
+    return torch.stack([state.reshape(-1, state.shape[-1]).index_select(0, index) for state in states])
+
+
+def _padded(base: Any, loaded: Loaded, rows: Sequence[tuple[list[int], list[bool]]], width: int) -> Any:
+    """Rows padded on the right, for families that cannot be packed: with causal attention none sees its padding."""
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     attention = torch.zeros_like(ids)
-    positions = []
-    for row, (tokens, mask) in enumerate(rows):
+    for row, (tokens, _) in enumerate(rows):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         attention[row, : len(tokens)] = 1
-        positions += [row * width + index - 1 for index, on in enumerate(mask) if on]
-    output = decoder(model)(
+    return base(
         input_ids=ids.to(loaded.device),
         attention_mask=attention.to(loaded.device),
         use_cache=False,
         output_hidden_states=True,
     )
-    index = torch.tensor(positions, device=loaded.device)
-    states = output.hidden_states[1:]  # without the embeddings
-    return torch.stack([state.reshape(-1, state.shape[-1]).index_select(0, index) for state in states])
 
 
 def logits(model: Any, states_ND: torch.Tensor) -> torch.Tensor:
@@ -69,6 +84,11 @@ def check_head(model: Any, loaded: Loaded, row: tuple[list[int], list[bool]]) ->
             f"km cannot train {loaded.base.name}: its {loaded.base.family} head is of a kind that km does not know.",
             "Choose another base with --model (see km models).",
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on accelerators only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def causal(model: Any) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.objectives import OBJECTIVES
 from kmcli.training.checkpoint import Progress, bring_back, copy, deferred_interrupt, restore, save
-from kmcli.training.forward import check_head, logits, scored_states
+from kmcli.training.forward import causal, check_head, logits, scored_states
+from kmcli.training.gradients import MICRO_TOKENS, OTHERWISE, Gradients, Loss
+from kmcli.training.kernels import fast_layers
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
 
@@ -30,8 +33,9 @@ EVALUATIONS = 24
 PATIENCE = 4
 """Evaluations without a better held-out loss before training stops early."""
 
-Loss = Callable[[Sequence[int]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-"""The objective on some of the views, by their indices: the loss, and its terms by name."""
+
+class _DivergedError(Exception):
+    """args: the step at which the loss, or its gradient, is not a number."""
 
 
 def run(
@@ -45,11 +49,13 @@ def run(
 ) -> dict[str, Any]:
     """Train the adapter in place; with early stopping leave it at its best. Returns metrics.
 
-    folder: where the checkpoint goes; one found there is continued. Raises InterruptedRun after Ctrl-C, KmError where the
-    loss is no longer a number.
+    folder: where the checkpoint goes; one found there is continued. Raises InterruptedRun after Ctrl-C, ResourceError where
+    memory or the disk do not suffice, KmError where the loss is no longer a number and no adapter was any good before.
     """
     parameters = lora.trainable(model)
-    optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     steps = recipe.steps or math.ceil(recipe.epochs * len(training) / recipe.batch)
     every = max(EVALUATE_EVERY, steps // EVALUATIONS)
     progress, best = restore(folder, parameters, optimiser)
@@ -57,8 +63,7 @@ def run(
     validation = range(len(training), len(views))
     rows = [(view.student_ids, view.student_mask) for view in views]
     check_head(model, loaded, rows[0])
-    teacher = Teacher(model, loaded, views)
-    teacher.precompute(report)
+    teacher = Teacher(model, loaded, views, folder=folder)
     objective = OBJECTIVES[recipe.objective].loss
     head = partial(logits, model)
 
@@ -66,42 +71,59 @@ def run(
         student_LND = scored_states(model, loaded, [rows[i] for i in indices])
         return objective(teacher.targets(indices), student_LND, head, recipe)
 
-    started, first_step = time.monotonic(), progress.step
+    tokens = progress.micro_tokens or MICRO_TOKENS.get(loaded.device.type, OTHERWISE)
+    gradients = Gradients(views, list(parameters.values()), tokens, report)
+
+    def step() -> dict[str, float]:
+        """One step of the optimiser, and a held-out evaluation where one is due; the loss and its terms."""
+        nonlocal best
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
+        parts = [(loss_of, batch_of(progress.step, training, recipe))]
+        terms = gradients.compute(parts, recipe.seed * 1_000_003 + progress.step)
+        norm = torch.nn.utils.clip_grad_norm_(gradients.parameters, recipe.clip)
+        # All numbers in one transfer: an accelerator stands still for each.
+        length, *values = torch.stack([norm, *terms.values()]).tolist()
+        numbers = dict(zip(terms, values, strict=True))
+        if not math.isfinite(numbers["loss"] + length):
+            raise _DivergedError(progress.step + 1)
+        optimiser.step()
+        progress.step += 1
+        progress.curve.append({"step": progress.step, **numbers})
+        if held_out and (progress.step % every == 0 or progress.step == steps):
+            progress.last = _evaluate(model, loss_of, views, validation, recipe)
+            if not math.isfinite(progress.last):
+                raise _DivergedError(progress.step)
+            if progress.best is None or progress.last < progress.best:
+                progress.best, progress.best_step = progress.last, progress.step
+                best = copy(parameters)
+        return numbers
+
+    diverged = False
     model.train()
-    with deferred_interrupt() as interrupted:
-        while progress.step < steps and not _stalled(progress, recipe, every):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
-            torch.manual_seed(recipe.seed * 1_000_003 + progress.step)  # dropout, the same after a resume
-            loss, terms = loss_of(batch_of(progress.step, training, recipe))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
-            # All numbers in one transfer: an accelerator stands still for each.
-            value, length, *parts = torch.stack([loss, norm, *terms.values()]).tolist()
-            if not math.isfinite(value + length):
-                raise _diverged(progress.step + 1, recipe)
-            optimiser.step()
-            progress.step += 1
-            progress.curve.append({"step": progress.step, "loss": value, **dict(zip(terms, parts, strict=True))})
-            if held_out and (progress.step % every == 0 or progress.step == steps):
-                progress.last = _evaluate(model, loss_of, views, validation, recipe)
-                if not math.isfinite(progress.last):
-                    raise _diverged(progress.step, recipe)
-                if progress.best is None or progress.last < progress.best:
-                    progress.best, progress.best_step = progress.last, progress.step
-                    best = copy(parameters)
-            stop = interrupted()
-            if stop or progress.step % CHECKPOINT_EVERY == 0:
-                save(folder, parameters, optimiser, progress, best)
-            shown = {"loss": value} | ({"held out": progress.last} if progress.last is not None else {})
-            report(Event("train", "", progress.step, steps, shown))
-            if stop:
-                raise InterruptedRun(
-                    f"stopped at step {progress.step} of {steps}; nothing is lost.",
-                    "The same command goes on from there.",
-                )
-    if recipe.early_stopping and best:
+    with closing(teacher), fast_layers(model, causal(model).get_output_embeddings()):
+        teacher.precompute(report)
+        started, first_step = time.monotonic(), progress.step
+        with deferred_interrupt() as interrupted:
+            while progress.step < steps and not _stalled(progress, recipe, every):
+                try:
+                    numbers = step()
+                except _DivergedError as error:
+                    _tell(error.args[0], progress, recipe, report)
+                    diverged = True
+                    break
+                stop = interrupted()
+                if stop or progress.step % CHECKPOINT_EVERY == 0:
+                    progress.micro_tokens = gradients.tokens
+                    save(folder, parameters, optimiser, progress, best)
+                shown = {"loss": numbers["loss"]} | ({"held out": progress.last} if progress.last is not None else {})
+                report(Event("train", "", progress.step, steps, shown))
+                if stop:
+                    raise InterruptedRun(
+                        f"stopped at step {progress.step} of {steps}; nothing is lost.",
+                        "The same command goes on from there.",
+                    )
+    if best and (recipe.early_stopping or diverged):
         bring_back(parameters, best)
     model.eval()
     seconds = time.monotonic() - started
@@ -109,8 +131,9 @@ def run(
         "steps": progress.step,
         "planned_steps": steps,
         "stopped_early": progress.step < steps,
+        "diverged": diverged,
         "train_loss": progress.curve[-1]["loss"] if progress.curve else None,
-        "held_out_loss": progress.best if recipe.early_stopping else progress.last,
+        "held_out_loss": progress.best if recipe.early_stopping or diverged else progress.last,
         "seconds": round(seconds, 3),
         "steps_per_second": round((progress.step - first_step) / seconds, 3) if seconds else None,
         "training_samples": len(training),
@@ -162,8 +185,10 @@ def _stalled(progress: Progress, recipe: Recipe, every: int) -> bool:
     return progress.step - progress.best_step >= PATIENCE * every
 
 
-def _diverged(step: int, recipe: Recipe) -> KmError:
-    return KmError(
-        f"training diverged at step {step}: the loss is not a number.",
-        f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}",
-    )
+def _tell(step: int, progress: Progress, recipe: Recipe, report: Reporter) -> None:
+    """Say that training diverged, and which adapter is kept. Raises KmError where none was measured before."""
+    message = f"training diverged at step {step}: the loss is not a number."
+    hint = f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}"
+    if progress.best is None:
+        raise KmError(message, hint)
+    report(Event("train", f"{message} The adapter of step {progress.best_step} is kept. {hint}", warning=True))

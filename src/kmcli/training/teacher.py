@@ -1,75 +1,120 @@
-"""Teacher targets: the states of the base with the chunk in context, computed once per sample and kept in memory.
+"""Teacher targets: the states of the base with the chunk in context, computed once per sample.
 
-The teacher is fixed and reads the same tokens every epoch, so computing it again would give the same numbers. What does
-not fit the budget is computed when it is needed.
+The teacher is fixed and reads the same tokens every epoch, so computing it again would give the same numbers. A chunk is
+read once for all of its samples. What the budget of `targets` does not reach is computed when it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from kmcli.bases import Loaded
-from kmcli.training.forward import scored_states
+from kmcli.engines import prefixes
+from kmcli.training import packed, targets
+from kmcli.training.forward import decoder, out_of_memory, scored_states
 from kmcli.types import Event, Reporter, View
 
-BUDGET_BYTES = 2 << 30
 TOKENS_PER_BATCH = 4096
+"""Read together, a shared chunk counted once; four rows where they are longer than that."""
 
 
 class Teacher:
-    """Targets (L, n, D) per view, on the training device when asked for."""
+    """Targets (L, n, D) per view, on the training device and in the base's numbers when asked for."""
 
-    def __init__(self, model: Any, loaded: Loaded, views: Sequence[View], budget: int = BUDGET_BYTES) -> None:
-        """model: the student; its adapter is switched off while the teacher reads."""
-        self.model, self.loaded, self.views, self.budget = model, loaded, views, budget
-        self.kept: dict[int, torch.Tensor] = {}
+    def __init__(
+        self,
+        model: Any,
+        loaded: Loaded,
+        views: Sequence[View],
+        budget: int = targets.MEMORY_BYTES,
+        folder: Path | None = None,
+    ) -> None:
+        """model: the student; its adapter is switched off while the teacher reads. folder: for what memory does not hold."""
+        self.model, self.loaded, self.views = model, loaded, views
+        self.keys = [targets.key(view, loaded.base.revision) for view in views]
+        self.store = targets.Targets(folder, budget)
+        self.replaced: dict[int, View] = {}
 
-    def precompute(self, report: Reporter) -> None:
-        """Compute the targets of every view that the budget reaches, longest rows last."""
-        spent = done = 0
+    def precompute(self, report: Reporter, later: Collection[int] = ()) -> None:
+        """Compute the targets of every view that has a teacher, as far as there is room to keep them; but not
+        of those in `later`."""
+        keys = [(i, key) for i, key in enumerate(self.keys) if key is not None and i not in later]
+        todo = [i for i, key in keys if self.store.get(key) is None]
         report(Event("teacher", "reading the document as the teacher", 0, len(self.views)))
-        for batch in self._batches(range(len(self.views))):
-            if spent >= self.budget:
-                break
-            for index, target in self._compute(batch):
-                self.kept[index] = target.cpu()
-                spent += target.numel() * target.element_size()
+        done = len(self.views) - len(todo)
+        for batch in self._batches(todo):
+            room = [self.store.put(self._key(index), target) for index, target in self._compute(batch)]
             done += len(batch)
             report(Event("teacher", "", done, len(self.views)))
+            if not any(room):
+                break
         report(Event("teacher", "", len(self.views), len(self.views)))
+
+    def put(self, index: int, view: View, target: torch.Tensor | None) -> None:
+        """Another view in the place of one, with its targets (L, n, D); None: they are computed when they are needed."""
+        self.store.forget(self._key(index))
+        self.replaced[index] = view
+        self.keys[index] = targets.key(view, self.loaded.base.revision)
+        if target is not None:
+            self.store.put(self._key(index), target)
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
         """States (L, N, D) of several views, their scored tokens one after the other."""
-        found = {i: self.kept[i].to(self.loaded.device) for i in indices if i in self.kept}
-        for batch in self._batches([i for i in indices if i not in found]):
-            found.update(self._compute(batch))
+        where: dict[str, Any] = {"device": self.loaded.device, "dtype": self.loaded.model.dtype}
+        found = {i: kept.to(**where) for i in indices if (kept := self.store.get(self._key(i))) is not None}
+        for batch in self._batches([i for i in dict.fromkeys(indices) if i not in found]):
+            # In the numbers that are kept, so that it makes no difference which samples the budget reached.
+            found.update((i, targets.half(target).to(**where)) for i, target in self._compute(batch))
         return torch.cat([found[i] for i in indices], dim=1)
 
+    def close(self) -> None:
+        self.store.close()
+
     def _compute(self, indices: Sequence[int]) -> list[tuple[int, torch.Tensor]]:
+        """Targets of some views, read together; one after the other where memory is short."""
         rows = [self._row(i) for i in indices]
         training = self.model.training
         self.model.eval()
-        with torch.no_grad(), self.model.disable_adapter():
-            states = scored_states(self.model, self.loaded, rows)
-        self.model.train(training)
+        states = None
+        try:
+            with torch.no_grad(), self.model.disable_adapter():
+                states = scored_states(self.model, self.loaded, rows, share=True)
+        except (RuntimeError, MemoryError) as error:
+            if len(indices) == 1 or not out_of_memory(error):
+                raise
+        finally:
+            self.model.train(training)
+        if states is None:
+            middle = len(indices) // 2
+            return self._compute(indices[:middle]) + self._compute(indices[middle:])
         return list(zip(indices, states.split([sum(mask) for _, mask in rows], dim=1), strict=True))
 
     def _row(self, index: int) -> tuple[list[int], list[bool]]:
-        view = self.views[index]
+        view = self.replaced.get(index, self.views[index])
         if view.teacher_ids is None or view.teacher_mask is None:
-            raise ValueError("this objective's views have no teacher")
+            raise ValueError("a view of this objective has no teacher")
         return view.teacher_ids, view.teacher_mask
 
+    def _key(self, index: int) -> bytes:
+        key = self.keys[index]
+        if key is None:
+            raise ValueError("a view of this objective has no teacher")
+        return key
+
     def _batches(self, indices: Iterable[int]) -> Iterator[list[int]]:
-        """The views in groups of at most TOKENS_PER_BATCH tokens with padding, shortest rows first."""
-        batch: list[int] = []
-        for index in sorted(indices, key=lambda i: len(self._row(i)[0])):
-            if batch and len(self._row(index)[0]) * (len(batch) + 1) > TOKENS_PER_BATCH:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+        """The views in groups of at most TOKENS_PER_BATCH tokens, those of one chunk together."""
+        todo = list(indices)
+        if not todo:
+            return
+        rows = {i: self._row(i) for i in todo}
+        answers = {i: len(ids) - mask.index(True) + 1 if any(mask) else 1 for i, (ids, mask) in rows.items()}
+        heads = {i: ids[: len(ids) - answers[i] + 1] for i, (ids, _) in rows.items()}
+        budget = max(TOKENS_PER_BATCH, 4 * max(len(ids) for ids, _ in rows.values()))
+        share = packed.can_pack(decoder(self.model))
+        found = [heads.get(i, []) for i in range(max(todo) + 1)]
+        for batch in prefixes.plan(found, todo, max(answers.values()), budget, share):
+            yield [i for group in batch for i in group.rows]

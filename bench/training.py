@@ -1,0 +1,243 @@
+"""How fast a Knowledge Module is trained: km's training against a plain loop with the reference's costs.
+
+    python bench/training.py [qa] [summary]        default: both
+
+The embedded base reads chunks of 512 tokens; short answers (prompt 16, answer 24) and summaries (prompt 16, summary 128),
+16 a chunk, 12 epochs, batches of 16. The text is examples/handbook.md, cut without regard to sentences. Both sides take
+the same samples in the same order through as many steps, in the same run, each in a process of its own on one thread:
+
+    plain    the loop of the reference, with the positions shifted as they must be: in every step the teacher reads the whole
+             chunk again, rows are padded, logits of the whole vocabulary are made of all positions on both sides, the
+             hidden states of all layers are kept, PEFT's own layers
+    km       `training.loop.run`, with the teacher's targets
+
+Where km's kernels prefer oneDNN's products to those that torch takes by itself, the plain side runs with oneDNN too, and is
+compared by the faster.
+
+Time is the process's own, so that other programs disturb it little; km's includes its held-out evaluations, the plain
+side's does not. Memory is the highest of the process during training, above what it was with the weights loaded. FLOPs are
+counted from the shapes: what the side must compute, attention's half that is masked not among it. Peak is this machine's
+fastest matrix product of 2048 x 2048 in fp32. The held-out loss is computed for both by the plain side's code. Prints a
+Markdown table, and lines `FIGURE name value`: train_one_NAME is the plain side's time over km's, train_memory the larger
+share of km's memory in the plain side's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kmcli import bases
+from kmcli.adapters import lora
+from kmcli.bases import Loaded
+from kmcli.training import kernels, loop
+from kmcli.types import Recipe, View, silent
+
+HANDBOOK = Path(__file__).parent.parent / "examples" / "handbook.md"
+CHUNK, PROMPT = 512, 16
+ANSWER = {"qa": 24, "summary": 128}
+CHUNKS, SAMPLES, HELD = 1, 16, 4
+"""SAMPLES and HELD: of each chunk."""
+SIDES = ("plain", "plain, oneDNN", "km")
+RECIPE = Recipe(epochs=12.0, batch=16, early_stopping=False, seed=3)
+
+
+def material(loaded: Loaded, kind: str) -> tuple[list[View], list[View]]:
+    """Views to train on, and held out: prompt and answer are pieces of the chunk that the teacher reads before them."""
+    ids = loaded.tokenizer(HANDBOOK.read_text("utf-8"), add_special_tokens=False)["input_ids"]
+    draw = random.Random(5)
+    training, held = [], []
+    for start in range(0, CHUNKS * CHUNK, CHUNK):
+        chunk = list(ids[start : start + CHUNK])
+        for number in range(SAMPLES + HELD):
+            at, size = draw.randrange(CHUNK - PROMPT), ANSWER[kind]
+            prompt = chunk[at : at + PROMPT]
+            at = draw.randrange(CHUNK - size)
+            answer = chunk[at : at + size]
+            mask = [False] * PROMPT + [True] * size
+            view = View(chunk + prompt + answer, prompt + answer, [False] * CHUNK + mask, mask)
+            (training if number < SAMPLES else held).append(view)
+    return training, held
+
+
+# --- the plain side ---
+
+Rows = Sequence[tuple[list[int], list[bool]]]
+
+
+def plain(model: Any, training: Sequence[View], recipe: Recipe) -> None:
+    parameters = lora.trainable(model)
+    optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = steps_of(training, recipe)
+    model.train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * loop.learning_rate_factor(step, steps, recipe)
+        loss = distillation(model, [training[i] for i in loop.batch_of(step, training, recipe)])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
+        optimiser.step()
+        print(f"step {step + 1} of {steps}: {loss.item():.4f}", file=sys.stderr, flush=True)
+
+
+def distillation(model: Any, views: Sequence[View]) -> torch.Tensor:
+    """KL over the vocabulary plus the distance of hidden states, over all scored tokens."""
+    with torch.no_grad(), model.disable_adapter():
+        teacher_logits, teacher_states = read(model, [(v.teacher_ids or [], v.teacher_mask or []) for v in views])
+    student_logits, student_states = read(model, [(v.student_ids, v.student_mask) for v in views])
+    teacher, student = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
+    kl = (teacher.exp() * (teacher - student)).sum(-1).mean()
+    distances = [
+        (theirs - mine).abs().sum() / theirs.abs().sum()
+        for theirs, mine in zip(teacher_states, student_states, strict=True)
+    ]
+    return kl + torch.stack(distances).mean()
+
+
+def read(model: Any, rows: Rows) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits (N, V), and each layer's hidden states (N, D), at the positions that predict the N scored tokens."""
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    attention, scored = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    for row, (tokens, mask) in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        attention[row, : len(tokens)] = 1
+        scored[row, : len(tokens) - 1] = torch.tensor(mask[1:])
+    output = model(input_ids=ids, attention_mask=attention, output_hidden_states=True, use_cache=False)
+    return output.logits[scored], [states[scored] for states in output.hidden_states[1:]]
+
+
+# --- both ---
+
+
+def steps_of(training: Sequence[View], recipe: Recipe) -> int:
+    return round(recipe.epochs * len(training) / recipe.batch)
+
+
+def side(name: str, kind: str) -> dict[str, float]:
+    """Train, in this process: seconds, bytes above the loaded weights, held-out loss."""
+    torch.set_num_threads(1)
+    loaded = bases.load(bases.find(bases.EMBEDDED, silent), "cpu")
+    training, held = material(loaded, kind)
+    model: Any = lora.build(loaded, RECIPE)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest starts anew
+    wall, cpu = time.monotonic(), time.process_time()
+    if name != "km":
+        if (
+            "oneDNN" in name
+        ):  # where the processor has no products of bf16 in fp32 clothes they stay exact, and oneDNN's
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        plain(model, training, RECIPE)
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            loop.run(model, loaded, training, held, RECIPE, Path(folder), silent)
+    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    memory = resident("VmHWM") - before
+    model.eval()
+    with torch.no_grad():
+        loss = distillation(model, held).item()
+    return {"cpu": cpu, "wall": wall, "memory": memory, "loss": loss}
+
+
+def resident(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+# --- counting ---
+
+
+def work(name: str, kind: str, config: Any) -> tuple[int, float]:
+    """Tokens read, and FLOPs: what a side must compute."""
+    own, answer, samples = PROMPT + ANSWER[kind], ANSWER[kind], CHUNKS * SAMPLES
+    steps = round(RECIPE.epochs) * samples  # of single samples
+    size, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    shapes = [(size, heads), (size, keys), (size, keys), (heads, size)]
+    shapes += [(size, config.intermediate_size)] * 2 + [(config.intermediate_size, size)]
+    linear = 2 * config.num_hidden_layers * sum(a * b for a, b in shapes)  # FLOPs a token
+    adapter = 2 * config.num_hidden_layers * sum(RECIPE.rank * (a + b) for a, b in shapes)
+    head = 2 * size * config.vocab_size
+
+    def attention(before: int, own: int) -> float:  # of `own` tokens that also read those before
+        return 4 * heads * config.num_hidden_layers * own * (before + (own + 1) / 2)
+
+    if name != "km":
+        teacher = steps * ((CHUNK + own) * (linear + head) + attention(0, CHUNK + own))
+        student = steps * (own * (2 * linear + 3 * adapter + 2 * head) + 3 * attention(0, own))
+        return steps * (CHUNK + 2 * own), teacher + student
+    targets = CHUNKS * (SAMPLES + HELD)
+    teacher = CHUNKS * (CHUNK * linear + attention(0, CHUNK)) + targets * (own * linear + attention(CHUNK, own))
+    student = steps * (own * (2 * linear + 3 * adapter) + answer * 3 * head + 3 * attention(0, own))
+    return CHUNKS * CHUNK + targets * own + steps * own, teacher + student
+
+
+def peak() -> float:
+    """FLOPs a second of CPU time of the fastest matrix product there is here."""
+    matrix = torch.randn(2048, 2048)
+    return max(2 * 2048**3 / seconds for product in products() for seconds in timings(product, matrix))
+
+
+def products() -> Iterator[Any]:
+    yield torch.matmul
+    if kernels.onednn_is_faster():
+        yield kernels.product
+
+
+def timings(product: Any, matrix: torch.Tensor) -> Iterator[float]:
+    for _ in range(5):
+        start = time.process_time()
+        product(matrix, matrix)
+        yield time.process_time() - start
+
+
+def main(kinds: list[str]) -> int:
+    torch.set_num_threads(1)
+    best = peak()
+    config = bases.load(bases.find(bases.EMBEDDED, silent), "cpu").model.config
+    print(f"The fastest matrix product: {best / 1e9:.0f} GFLOP/s on one thread.\n")
+    print(
+        "| material | side | tokens | TFLOP | CPU s | wall s | share of peak | MB above the weights | held-out loss |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    figures, shares = [], []
+    for kind in kinds:
+        results = {}
+        for name in SIDES:
+            if "oneDNN" in name and not kernels.onednn_is_faster():
+                continue
+            command = [sys.executable, __file__, "side", name, kind]
+            results[name] = result = json.loads(subprocess.check_output(command))
+            tokens, flops = work(name, kind, config)
+            print(
+                f"| {kind} | {name} | {tokens:,} | {flops / 1e12:.2f} | {result['cpu']:.1f} | {result['wall']:.1f} "
+                f"| {flops / result['cpu'] / best:.0%} | {result['memory'] / 1e6:.0f} | {result['loss']:.4f} |",
+                flush=True,
+            )
+        mine = results.pop("km")
+        theirs = min(results.values(), key=lambda result: result["cpu"])
+        figures.append(f"FIGURE train_one_{kind} {theirs['cpu'] / mine['cpu']:.2f}")
+        shares.append(max(mine["memory"] / result["memory"] for result in results.values()))
+        apart = abs(mine["loss"] - theirs["loss"]) / theirs["loss"]
+        print(f"- {kind}: the held-out losses are {apart:.2%} apart", file=sys.stderr)
+    print("\n".join([*figures, f"FIGURE train_memory {max(shares):.3f}"]))
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["side"]:
+        print(json.dumps(side(*sys.argv[2:])))
+        raise SystemExit(0)
+    raise SystemExit(main(sys.argv[1:] or [*ANSWER]))
