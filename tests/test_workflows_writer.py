@@ -79,8 +79,10 @@ def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
 
 
 def material(km_home: Path, name: str) -> list[dict[str, Any]]:
+    """The samples, or the finished units, which stand in lines of groups."""
     (file,) = km_home.glob(f"documents/*/{name}.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [one for line in lines for one in (line if isinstance(line, list) else [line])]
 
 
 def said(run: Run) -> str:
