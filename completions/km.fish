@@ -71,6 +71,7 @@ complete -c km -n '__fish_seen_subcommand_from ask' -l method -r -a 'km rag full
 complete -c km -n '__fish_seen_subcommand_from ask' -l evidence -l no-evidence -d 'Show the passages that bear on it; the default in a terminal.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l model -r -d 'Base model: \'embedded\', a hub name or a folder (see km models).'
 complete -c km -n '__fish_seen_subcommand_from ask' -l device -r -a 'auto cpu cuda mps' -d 'Where to compute: auto, cpu, cuda or mps.'
+complete -c km -n '__fish_seen_subcommand_from ask' -l engine -r -a 'auto hf vllm openai llamacpp' -d 'What answers: auto, hf or llamacpp.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from ask' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from ask' -s h -l help -d 'Show this message and exit.'
@@ -105,7 +106,7 @@ complete -c km -n '__fish_seen_subcommand_from config' -l json -d 'Print the res
 complete -c km -n '__fish_seen_subcommand_from config' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from config' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from config' -a 'show get set unset path'
-complete -c km -n '__fish_seen_subcommand_from config' -a 'model device preset'
+complete -c km -n '__fish_seen_subcommand_from config' -a 'model device preset engine'
 
 complete -c km -n __fish_use_subcommand -a doctor -d 'Check the installation and the library'
 complete -c km -n '__fish_seen_subcommand_from doctor' -l repair -d 'Mend what can be mended.'

@@ -76,7 +76,7 @@ def test_without_km_home_the_platform_decides(monkeypatch: pytest.MonkeyPatch, g
     ("text", "words"),
     [
         ('devise = "cpu"', "there is no setting 'devise' ({file}). Did you mean device?"),
-        ('zzz = "cpu"', "there is no setting 'zzz' ({file}). Known settings: model, device, preset."),
+        ('zzz = "cpu"', "there is no setting 'zzz' ({file}). Known settings: model, device, preset, engine."),
         ('device = "gpu"', "'gpu' is no value for 'device' ({file}). Choose one of auto, cpu, cuda, mps."),
         ("device = 3", "the setting 'device' must be text in quotes ({file}). For example: device = \"auto\""),
         ("[model]\nname = 1", "the setting 'model' must be text in quotes ({file})."),

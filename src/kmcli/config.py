@@ -23,6 +23,7 @@ else:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRESETS = ("quick", "standard", "paper")
+ENGINES = ("auto", "hf", "vllm", "openai", "llamacpp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ SETTINGS: dict[str, Setting] = {
     "model": Setting("embedded", "KM_MODEL", "base model: 'embedded', a hub name, or a local folder"),
     "device": Setting("auto", "KM_DEVICE", "where torch computes", DEVICES),
     "preset": Setting("standard", "KM_PRESET", "how thoroughly km train works", PRESETS),
+    "engine": Setting("auto", "KM_ENGINE", "what writes and answers", ENGINES),
 }
 
 
