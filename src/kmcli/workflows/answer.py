@@ -6,20 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import join_pages
-from kmcli.compare import Comparison
-from kmcli.compare import compare as compare_methods
 from kmcli.engines import Sampling
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.evaluation.methods import fit
-from kmcli.evaluation.questions import read_questions
 from kmcli.retrieval import bm25
-from kmcli.training import split
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage, Question
 from kmcli.workflows.answering import open_answering, open_compared
 from kmcli.workflows.house import House, counter, untrained, usable
+
+if TYPE_CHECKING:
+    from kmcli.compare import Comparison
 
 SAMPLING = Sampling(max_tokens=128)
 ASKABLE: tuple[Method, ...] = ("km", "rag", "full", "bare")
@@ -84,6 +84,9 @@ def ask(house: House, name: str, question: str, method: str | None, on_text: Cal
 
 def compare(house: House, name: str, questions: Path | None) -> Comparison:
     """Every method on the questions of a file, or on held-out study material where none is given."""
+    from kmcli.compare import compare as compare_methods  # here, because ask does without
+    from kmcli.evaluation.questions import read_questions
+
     document = house.library.find(name)
     module = house.library.module(document)
     if module is None and questions is None:
@@ -133,6 +136,8 @@ def _too_long(document: Document, base: Base, method: Method) -> KmError:
 
 def _held_out(house: House, document: Document, module: KnowledgeModule, loaded: Loaded) -> list[Question]:
     """Questions of the study material that training never saw."""
+    from kmcli.training import split
+
     made = usable(house.library.samples(document), loaded.base)
     texts = {chunk.sha256: chunk.text for chunk in house.study_chunks(document, loaded, module.recipe)}
     _, held = split([sample for sample in made if sample.chunk_sha256 in texts], module.recipe)
