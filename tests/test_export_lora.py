@@ -169,3 +169,25 @@ sys.exit(" ".join(sorted({{"torch", "transformers", "peft"}} & set(sys.modules))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "km.gguf").exists()
+
+
+def test_the_engine_keeps_it_on_when_memory_grows(tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llama_cpp")
+    from kmcli.engines import Sampling
+    from kmcli.engines.llamacpp import LlamaCppEngine
+
+    export_gguf(base, None, tmp_path / "base.gguf", "F16", {}, silent)
+    export_lora(base, make_adapter(base, tmp_path / "adapter"), tmp_path / "km.gguf")
+    with_it = [(tmp_path / "km.gguf", 1.0)]
+    for sampling in (Sampling(max_tokens=12), Sampling(max_tokens=12, temperature=1.0, seed=3)):
+        whole = LlamaCppEngine(tmp_path / "base.gguf", "", adapters=with_it).generate([QUESTION], sampling)
+        bare = LlamaCppEngine(tmp_path / "base.gguf", "").generate([QUESTION], sampling)
+        with monkeypatch.context() as patch:
+            patch.setattr("kmcli.engines.llamacpp.RESERVED", 16)
+            small = LlamaCppEngine(tmp_path / "base.gguf", "", adapters=with_it)
+            assert small.count(QUESTION) > 16
+            pieces: list[str] = []
+            assert small.stream(QUESTION, sampling, pieces.append) == whole[0]
+        assert "".join(pieces) == whole[0].text != bare[0].text
+        small.close()
+        small.close()
