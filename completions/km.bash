@@ -57,6 +57,7 @@ _km() {
     "ask --method") _km_words km rag full bare; return ;;
     "ask --model") :; return ;;
     "ask --device") _km_words auto cpu cuda mps; return ;;
+    "ask --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "compare --questions") _km_files; return ;;
     "compare --model") :; return ;;
     "compare --device") _km_words auto cpu cuda mps; return ;;
@@ -80,7 +81,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "ask --engine" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -120,7 +121,7 @@ _km() {
       esac
       ;;
     ask)
-      case "$cur" in -*) _km_words --method --evidence --no-evidence --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --method --evidence --no-evidence --model --device --engine --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_names ;;
       esac

@@ -80,6 +80,7 @@ complete -c km -n '__fish_seen_subcommand_from ask' -l method -r -a 'km rag full
 complete -c km -n '__fish_seen_subcommand_from ask' -l evidence -l no-evidence -d 'Show the passages that bear on it; the default in a terminal.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l model -r -d 'Base model: \'embedded\', a hub name or a folder (see km models).'
 complete -c km -n '__fish_seen_subcommand_from ask' -l device -r -a 'auto cpu cuda mps' -d 'Where to compute: auto, cpu, cuda or mps.'
+complete -c km -n '__fish_seen_subcommand_from ask' -l engine -r -a 'auto hf vllm openai llamacpp' -d 'What answers: auto, hf or llamacpp.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from ask' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from ask' -s h -l help -d 'Show this message and exit.'

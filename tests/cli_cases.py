@@ -135,7 +135,7 @@ def trained(name: str = "report") -> Trained:
 
 def asked(text: str = "In 2024.", notes: tuple[str, ...] = ()) -> Asked:
     evidence = (Passage("report", "It was founded in 2024 in Oslo.", 3.2, 4),)
-    return Asked(Answer(text, "km", 40, 8, 0.25, evidence), document(), notes)
+    return Asked(Answer(text, "km", 40, 8, 0.25, evidence), document(), "llamacpp", notes)
 
 
 def comparison() -> Comparison:

@@ -127,7 +127,7 @@ def engine(
         pytest.importorskip("llama_cpp")
         out = tmp_path_factory.mktemp("gguf") / "base.gguf"
         export_gguf(embedded(), None, out, "F16", {}, silent)
-        with GgufModel(out, longest, all_logits=True) as model:
+        with GgufModel(out, longest) as model:
             yield _LlamaCpp(model), APART[request.param]
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -100,6 +100,7 @@ def test_a_snapshot_of_the_hub_is_named_by_its_commit(model: Path, tmp_path: Pat
 def test_large_weights_are_hashed_once(model: Path, km_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = bases.find(str(model), silent).revision
     monkeypatch.setattr(folder, "_WORTH_REMEMBERING", 1)
+    monkeypatch.setattr(folder, "_WORTH_SAYING", 1)
     events: list[Event] = []
     assert bases.find(str(model), events.append).revision == small
     assert [event.stage for event in events] == ["check"]
@@ -108,6 +109,22 @@ def test_large_weights_are_hashed_once(model: Path, km_home: Path, monkeypatch: 
     assert bases.find(str(model), events.append).revision == small
     assert len(events) == 1
     assert len(list((km_home / "cache" / "revisions").iterdir())) == 1
+
+
+def test_small_weights_are_remembered_where_there_is_a_library(
+    model: Path, km_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "_WORTH_REMEMBERING", 1)
+    before = bases.find(str(model), silent).revision
+    assert not km_home.exists()
+    (km_home / "cache").mkdir(parents=True)
+    events: list[Event] = []
+    assert bases.find(str(model), events.append).revision == before
+    (memo,) = (km_home / "cache" / "revisions").iterdir()
+    assert (memo.read_text(), events) == (before, [])
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert bases.find(str(model), silent).revision != before
 
 
 # --- loading --------------------------------------------------------------------------------------------------------

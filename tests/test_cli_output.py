@@ -104,6 +104,7 @@ def test_ask_streams_to_stdout_and_keeps_notes_off_it(km: Km, monkeypatch: pytes
         "document": "report",
         "question": "When?",
         "answer": "In 2024.",
+        "engine": "llamacpp",
         "method": "km",
         "prompt_tokens": 40,
         "output_tokens": 8,

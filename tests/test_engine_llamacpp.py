@@ -16,7 +16,7 @@ from base_cases import embedded
 from export_cases import make_base, make_tokenizer
 from kmcli import bases
 from kmcli.bases import Loaded
-from kmcli.engines import Chat, Sampling, gguf
+from kmcli.engines import Chat, Sampling, bindings
 from kmcli.engines.hf import HfEngine
 from kmcli.engines.llamacpp import LlamaCppEngine, open_engine
 from kmcli.engines.writing import Pieces
@@ -224,14 +224,14 @@ def test_a_common_beginning_is_read_once(engine: LlamaCppEngine, monkeypatch: py
         chats += [[("user", f"{TEXT}\n\n{asked}")], [("user", f"{other}\n\n{asked}")]]
     chats += chats[:1] * 3
     read: list[int] = []
-    evaluate = engine._file._model.eval
+    decode = engine._file._decode
 
-    def watched(ids: list[int]) -> None:
+    def watched(ids: list[int], all_logits: bool) -> int:
         read.append(len(ids))
-        evaluate(ids)
+        return decode(ids, all_logits)
 
     alone = [engine.generate([chat], GREEDY)[0] for chat in chats]
-    monkeypatch.setattr(engine._file._model, "eval", watched)
+    monkeypatch.setattr(engine._file, "_decode", watched)
     heard: list[int] = []
     together = engine.generate(chats, GREEDY, heard.append)
     assert heard == list(range(1, len(chats) + 1))
@@ -271,11 +271,8 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, file: Path) -> None:
 def test_a_failure_while_it_writes_is_one_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_engine(str(file))
 
-    def fail(ids: list[int]) -> None:
-        raise RuntimeError("llama_decode returned -3")
-
     with monkeypatch.context() as patch:
-        patch.setattr(opened._file._model, "eval", fail)
+        patch.setattr(opened._file, "_decode", lambda ids, all_logits: -3)
         with pytest.raises(ResourceError, match=r"llama\.cpp failed: llama_decode returned -3"):
             opened.generate(CHATS[:1], GREEDY)
     assert opened.generate(CHATS[:1], GREEDY)[0].finished
@@ -284,7 +281,7 @@ def test_a_failure_while_it_writes_is_one_sentence(file: Path, monkeypatch: pyte
 
 def test_without_llama_cpp_it_says_what_to_install(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    gguf.library.cache_clear()
+    bindings.library.cache_clear()
     with pytest.raises(ResourceError, match=r"not installed\. Install it with: pip install 'kmcli\[gguf\]'"):
         open_engine(str(file))
 

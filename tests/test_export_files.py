@@ -71,7 +71,7 @@ def test_the_space_asked_for_is_what_the_file_takes(
     tmp_path: Path, small: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(writer, "_require_place", lambda out, needed: asked.append(needed))
+    monkeypatch.setattr(writer, "require_place", lambda out, needed: asked.append(needed))
     for base in (small, embedded()):
         exported = export_gguf(base, None, tmp_path / "m.gguf", "F16", {}, silent)
         assert exported.bytes < asked[-1] < 1.2 * exported.bytes + 100_000

@@ -44,7 +44,7 @@ SETTINGS: dict[str, Setting] = {
     "model": Setting("embedded", "KM_MODEL", "base model: 'embedded', a hub name, or a local folder"),
     "device": Setting("auto", "KM_DEVICE", "where torch computes", DEVICES),
     "preset": Setting("standard", "KM_PRESET", "how thoroughly km train works", PRESETS),
-    "engine": Setting("auto", "KM_ENGINE", "what writes study material", ENGINES),
+    "engine": Setting("auto", "KM_ENGINE", "what runs the model that writes and answers", ENGINES),
     "vllm_python": Setting(
         "", "KM_VLLM_PYTHON", "the Python of an environment that has vLLM", example="/venv/with/vllm/bin/python"
     ),

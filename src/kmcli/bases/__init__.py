@@ -7,6 +7,7 @@ Nothing here imports torch or transformers until weights are loaded. Code that c
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/kfd", "/dev/dxg")
+"""Where Linux shows what torch may use: NVIDIA's driver, also on their small boards, AMD's, and Windows' behind WSL."""
 EMBEDDED_NOTICE = "embedded base: for trying km; for real work see km models"
 
 
@@ -255,6 +258,16 @@ def _cannot_load(base: Base, error: Exception) -> ResourceError:
         return _too_large(base)
     hint = "Install what it names." if isinstance(error, ImportError) else "Copy or download the model again."
     return ResourceError(f"the base {base.name} cannot be loaded: {lines[0].rstrip('.:! ')}.", hint)
+
+
+def on_processor(device: str) -> bool:
+    """Whether torch would compute on the processor with this setting.
+
+    Torch, which takes seconds to import, is asked only where the system shows an accelerator, or is not Linux.
+    """
+    if device == "auto" and (sys.platform != "linux" or any(map(os.path.exists, _ACCELERATORS))):
+        return pick_device(device).type == "cpu"
+    return device in ("auto", "cpu")
 
 
 def pick_device(device: str) -> torch.device:

@@ -26,8 +26,10 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiec
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WORTH_REMEMBERING = 1 << 28
-"""Bytes of weights from which hashing takes long enough to write the result down."""
+_WORTH_REMEMBERING = 1 << 23
+"""Bytes of weights from which the hash is remembered: the embedded base's takes a tenth of a whole `km ask`."""
+_WORTH_SAYING = 1 << 28
+"""Bytes of weights from which hashing takes long enough to say so."""
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -137,15 +139,19 @@ def revision(path: Path, report: Reporter) -> str:
 def files_revision(path: Path, weights: Sequence[Path], report: Reporter) -> str:
     """A hash over the files of the model at `path`.
 
-    Hashing gigabytes takes a while, so the hash of a large model is remembered in KM_HOME/cache until a file changes.
+    Hashing takes a while, so a hash is remembered in KM_HOME/cache until a file changes; that of a small model only where
+    there is a library already.
     """
     files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
-    if sum(size for _, size, _ in files) < _WORTH_REMEMBERING:
+    total = sum(size for _, size, _ in files)
+    cache = settings.home() / "cache"
+    if total < _WORTH_REMEMBERING or (total < _WORTH_SAYING and not cache.is_dir()):
         return _hash(tuple(files))
     key = hashlib.sha256(repr(files).encode("utf-8", "surrogatepass")).hexdigest()
-    memo = settings.home() / "cache" / "revisions" / key
+    memo = cache / "revisions" / key
     if not memo.is_file():
-        report(Event("check", f"reading {path} once, to recognise it later"))
+        if total >= _WORTH_SAYING:
+            report(Event("check", f"reading {path} once, to recognise it later"))
         memo.parent.mkdir(parents=True, exist_ok=True)
         temporary = memo.with_suffix(f".{os.getpid()}")
         temporary.write_text(_hash(tuple(files)), "ascii")

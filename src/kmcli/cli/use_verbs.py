@@ -48,6 +48,9 @@ def ask(
     ] = None,
     model: Model = None,
     device: Device = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="ENGINE", help="What answers: auto, hf or llamacpp.")
+    ] = None,
 ) -> object:
     """Ask a document a question.
 
@@ -58,7 +61,7 @@ def ask(
     if unquoted:
         raise UsageError("the question has to be one argument.", f'Put it in quotes: km ask {name} "..."')
     question = question if question is not None else _read_question(screen)
-    with opened(screen, model=model, device=device) as house:
+    with opened(screen, model=model, device=device, engine=engine) as house:
         stream = _Stream(screen, house.report)
         asked = answer.ask(house, name, question, method, stream)
     stream.end(asked.answer.text)
@@ -68,7 +71,13 @@ def ask(
     for note in asked.notes:
         screen.note(note)
     data = render.as_data(asked.answer)
-    return {"document": asked.document.name, "question": question, "answer": data.pop("text"), **data}
+    return {
+        "document": asked.document.name,
+        "question": question,
+        "answer": data.pop("text"),
+        "engine": asked.engine,
+        **data,
+    }
 
 
 class _Stream:

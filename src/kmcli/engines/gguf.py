@@ -1,90 +1,90 @@
-"""A GGUF file opened by llama-cpp-python: token ids, chats, the tokens it writes. Nothing is printed, by Python or by C.
-
-llama-cpp-python is the optional extra `gguf`; this is the only module that imports it.
-"""
+"""A GGUF file opened by llama.cpp, with LoRA files on it: token ids, chats, the tokens it writes. Prints nothing."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections import deque
+import weakref
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kmcli.engines import Chat
+from kmcli.engines.bindings import complaints, library
+from kmcli.engines.template import compiled, rendered
 from kmcli.errors import KmError, ResourceError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
 _THREADS = max(1, (os.cpu_count() or 1) // 2)
 """ggml's threads wait for each other by spinning: with one on every core, all wait for whatever else the machine does."""
 
-_complaints: deque[str] = deque(maxlen=8)
-"""What llama.cpp last reported as an error: it fails without saying why in any other way."""
+BATCH = 512
+"""Tokens that are read at once."""
 
-
-@cache
-def library() -> ModuleType:
-    """llama_cpp, made silent. Raises ResourceError where it is not installed or does not load."""
-    try:
-        import llama_cpp
-    except ImportError:
-        raise ResourceError(
-            "llama-cpp-python is not installed.", "Install it with: pip install 'kmcli[gguf]'"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        raise ResourceError(
-            f"llama-cpp-python does not load: {error}.",
-            "Install it again with: pip install --force-reinstall 'kmcli[gguf]'",
-        ) from None
-    llama_cpp.llama_log_set(_log_callback(llama_cpp), ctypes.c_void_p(0))
-    return llama_cpp
-
-
-@cache  # llama.cpp keeps only the address of the callback, so the object must live as long as the process
-def _log_callback(llama_cpp: ModuleType) -> Any:
-    @llama_cpp.llama_log_callback
-    def keep_errors(level: int, text: bytes, _: object) -> None:
-        if level == _ERROR_LEVEL:
-            _complaints.append(text.decode("utf-8", "replace").strip())
-
-    return keep_errors
+_ALL_LAYERS = 0x7FFFFFFF
 
 
 class GgufFile:
-    """A GGUF file in memory; a context manager, because its memory is freed by hand.
+    """A GGUF file, mapped into memory; a context manager, because that is given back by hand.
 
     context: tokens of prompt and answer together, for which memory is reserved at once. hint: the next step where the
-    file is at fault. options: further arguments of llama_cpp.Llama.
+    file is at fault. adapters: LoRA files, and what each one's change is multiplied by. n_gpu_layers: -1 for all.
     """
 
-    def __init__(self, path: Path, context: int, hint: str, **options: Any) -> None:
-        """Raises KmError where llama.cpp cannot open the file, ResourceError without llama-cpp-python."""
-        self._library = library()
-        import jinja2  # comes with llama-cpp-python, which compiles the file's chat template as it opens the file
-
+    def __init__(
+        self,
+        path: Path,
+        context: int,
+        hint: str,
+        *,
+        adapters: Sequence[tuple[Path, float]] = (),
+        n_gpu_layers: int = 0,
+        vocab_only: bool = False,
+    ) -> None:
+        """Raises KmError where llama.cpp cannot open a file, ResourceError without llama-cpp-python."""
+        self._library = llama = library()
         self._hint = hint
-        self._render: Any = None
-        _complaints.clear()
-        try:
-            self._model = self._library.Llama(
-                model_path=str(path),
-                n_ctx=context,
-                n_threads=_THREADS,
-                n_threads_batch=_THREADS,
-                verbose=False,
-                **options,
-            )
-        except (ValueError, RuntimeError, jinja2.TemplateError) as error:
-            reason = _complaints[0] if _complaints else str(error)
-            reason = reason.rpartition("error loading model: ")[2]
-            raise KmError(f"llama.cpp cannot open {path}: {reason}.", hint) from None
-        self._vocabulary = self._library.llama_model_get_vocab(self._model.model)
+        self._held: list[int] = []
+        """The tokens whose keys and values are in memory."""
+        self._context: Any = None
+        complaints.clear()
+        settings = llama.llama_model_default_params()
+        settings.n_gpu_layers = _ALL_LAYERS if n_gpu_layers < 0 else n_gpu_layers
+        settings.vocab_only = vocab_only
+        self._model = llama.llama_model_load_from_file(str(path).encode("utf-8", "surrogateescape"), settings)
+        if not self._model:
+            raise self._cannot_open(path)
+        self._free = weakref.finalize(self, _free, llama, owned := [self._model])
+        self._free.atexit = False  # the end of the process does it
+        self._vocabulary = llama.llama_model_get_vocab(self._model)
+        if vocab_only:
+            return
+        loras = [self._lora(file) for file, _ in adapters]  # before the context, which reserves memory for them
+        self._context = llama.llama_init_from_model(self._model, _context_settings(llama, context))
+        if not self._context:
+            raise self._cannot_open(path)
+        owned.insert(0, self._context)
+        if loras:
+            scales = (ctypes.c_float * len(loras))(*(scale for _, scale in adapters))
+            pointers = (llama.llama_adapter_lora_p_ctypes * len(loras))(*loras)
+            if llama.llama_set_adapters_lora(self._context, pointers, len(loras), scales):
+                raise self._cannot_open(adapters[0][0])
+
+    def _lora(self, file: Path) -> Any:
+        found = self._library.llama_adapter_lora_init(self._model, str(file).encode("utf-8", "surrogateescape"))
+        if not found:
+            raise self._cannot_open(file)
+        return found
+
+    def _cannot_open(self, path: Path) -> KmError:
+        reason = complaints[0] if complaints else "it does not say why"
+        for beginning in ("error loading model: ", "failed to apply lora adapter: "):
+            reason = reason.rpartition(beginning)[2]
+        return KmError(f"llama.cpp cannot open {path}: {reason.rstrip('.')}.", self._hint)
 
     def __enter__(self) -> Self:
         return self
@@ -95,47 +95,62 @@ class GgufFile:
         self.close()
 
     def close(self) -> None:
-        self._model.close()
+        self._free()
 
     @property
     def trained_context(self) -> int | None:
         """Tokens that the file says it can read at once; None where it does not say."""
-        metadata = self._model.metadata
-        length = metadata.get(f"{metadata.get('general.architecture')}.context_length", "")
+        length = self._said(f"{self._said('general.architecture')}.context_length") or ""
         return int(length) if length.isdecimal() and int(length) > 0 else None
+
+    def _said(self, key: str) -> str | None:
+        """A value of the file's metadata, as text."""
+        size = 1 << 16
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = self._library.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+            if length < size:
+                return buffer.raw[:length].decode("utf-8", "replace") if length >= 0 else None
+            size = length + 1
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text. special: with the special tokens that the file says are added, and those in the text."""
-        return list(self._model.tokenize(text.encode("utf-8", "replace"), add_bos=special, special=special))
+        return self._tokenize(text, special, special)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself: none is added."""
+        return len(self._tokenize(text, False, True))
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 8  # a token has a byte at least
+        ids = (self._library.llama_token * size)()
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, size, add_special, parse_special)
+        if count < 0:
+            raise KmError("llama.cpp cannot read this text.", self._hint)
+        return ids[:count]
 
     def chat_ids(self, chat: Chat) -> list[int]:
         """Token ids of a chat up to where the assistant starts to write, by the file's own template.
 
         Without a template: plain text, a turn a paragraph, as in bases.chat_ids.
         """
-        template = self._model.metadata.get("tokenizer.chat_template")
-        if template is None:
+        source = self._said("tokenizer.chat_template")
+        if source is None:
             ids = self.ids("\n\n".join(content for _, content in chat) + "\n")
-            return ids[:-1] if ids[-1:] == [self._model.token_eos()] else ids
+            return ids[:-1] if ids[-1:] == [self._library.llama_vocab_eos(self._vocabulary)] else ids
         import jinja2
 
-        messages: Any = [{"role": role, "content": content} for role, content in chat]
         try:
-            prompt = self._template(template)(messages=messages, enable_thinking=False).prompt
+            prompt = rendered(self._template, chat)
         except (ValueError, TypeError, jinja2.TemplateError) as error:
             raise KmError(f"the file's chat template does not accept this chat: {error}.", self._hint) from None
-        return list(self._model.tokenize(prompt.encode("utf-8", "replace"), add_bos=False, special=True))
+        return self._tokenize(prompt, False, True)
 
-    def _template(self, template: str) -> Any:
-        if self._render is None:
-            from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-            self._render = Jinja2ChatFormatter(
-                template=template,
-                eos_token=self._text(self._model.token_eos()),
-                bos_token=self._text(self._model.token_bos()),
-            )
-        return self._render
+    @cached_property
+    def _template(self) -> Any:
+        ends = self._library.llama_vocab_bos(self._vocabulary), self._library.llama_vocab_eos(self._vocabulary)
+        return compiled(self._said("tokenizer.chat_template") or "", *map(self._text, ends))
 
     def _text(self, token: int) -> str:
         return self._library.llama_vocab_get_text(self._vocabulary, token).decode("utf-8") if token >= 0 else ""
@@ -152,7 +167,7 @@ class GgufFile:
         try:
             self._read(list(prompt))
             while True:
-                token = int(self._library.llama_sampler_sample(sampler, self._model.ctx, -1))
+                token = int(self._library.llama_sampler_sample(sampler, self._context, -1))
                 yield token
                 if self.ends(token):
                     return
@@ -162,39 +177,51 @@ class GgufFile:
 
     def _sampler(self, temperature: float, top_p: float, seed: int) -> Any:
         """Temperature first and then the nucleus, as transformers does it."""
-        library = self._library
-        chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
+        llama = self._library
+        chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         if temperature > 0:
-            library.llama_sampler_chain_add(chain, library.llama_sampler_init_temp(temperature))
-            library.llama_sampler_chain_add(chain, library.llama_sampler_init_top_p(top_p, 1))
-            library.llama_sampler_chain_add(chain, library.llama_sampler_init_dist(seed))
+            llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(temperature))
+            llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(top_p, 1))
+            llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed))
         else:
-            library.llama_sampler_chain_add(chain, library.llama_sampler_init_greedy())
+            llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
         return chain
 
     def _read(self, ids: list[int]) -> None:
         """Compute a prompt, from where it parts from what is in memory, but at least its last token: for its logits."""
-        held = self._model.input_ids[: min(self._model.n_tokens, len(ids) - 1)].tolist()
+        held = self._held[: len(ids) - 1]
         shared = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), len(held))
-        memory = self._library.llama_get_memory(self._model.ctx)
+        memory = self._library.llama_get_memory(self._context)
         if not self._library.llama_memory_seq_rm(memory, -1, shared, -1):  # a recurrent model has no beginning to keep
             self._library.llama_memory_clear(memory, True)
             shared = 0
-        self._model.n_tokens = shared
+        del self._held[shared:]
         self._eval(ids[shared:])
 
     def _eval(self, ids: list[int]) -> None:
-        _complaints.clear()
-        try:
-            self._model.eval(ids)
-        except RuntimeError as error:
+        for start in range(0, len(ids), BATCH):
+            self._eval_batch(ids[start : start + BATCH])
+
+    def _eval_batch(self, ids: list[int], all_logits: bool = False) -> None:
+        """Compute tokens after those that are held. all_logits: of every one of them, and not of the last alone."""
+        complaints.clear()
+        if status := self._decode(ids, all_logits):
             self.forget()
-            reason = _complaints[0] if _complaints else str(error)
-            raise ResourceError(f"llama.cpp failed: {reason.rstrip('.')}.", self._hint) from None
+            reason = complaints[0] if complaints else f"llama_decode returned {status}"
+            raise ResourceError(f"llama.cpp failed: {reason.rstrip('.')}.", self._hint)
+        self._held += ids
+
+    def _decode(self, ids: list[int], all_logits: bool) -> int:
+        tokens = (self._library.llama_token * len(ids))(*ids)
+        batch = self._library.llama_batch_get_one(tokens, len(ids))
+        if all_logits:
+            batch.logits = (ctypes.c_int8 * len(ids))(*[1] * len(ids))
+        return int(self._library.llama_decode(self._context, batch))
 
     def forget(self) -> None:
         """Start the next prompt from its beginning."""
-        self._model.reset()
+        self._held.clear()
+        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), False)
 
     def bytes(self, token: int) -> bytes:
         """What a token stands for: often part of a word, sometimes of a character; nothing for a special token."""
@@ -208,3 +235,20 @@ class GgufFile:
 
     def ends(self, token: int) -> bool:
         return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
+
+
+def _context_settings(llama: ModuleType, context: int) -> Any:
+    settings = llama.llama_context_default_params()
+    settings.n_ctx = context
+    settings.n_batch = settings.n_ubatch = min(context, BATCH)
+    settings.n_threads = settings.n_threads_batch = _THREADS
+    settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    settings.no_perf = True
+    return settings
+
+
+def _free(llama: ModuleType, owned: list[Any]) -> None:
+    """owned: the model, after the context where there is one."""
+    if len(owned) > 1:
+        llama.llama_free(owned[0])
+    llama.llama_model_free(owned[-1])

@@ -69,28 +69,36 @@ class LlamaCppEngine:
         context: int | None = None,
         device: str = "auto",
         tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        adapters: Sequence[tuple[Path, float]] = (),
+        hint: str = _HINT,
     ) -> None:
-        """See open_engine."""
+        """See open_engine. adapters: LoRA files, and what each one's change is multiplied by. hint: for a bad file."""
         self._path = path
         self.model = str(path)
         self.revision = revision
         self.tokenizer = tokenizer
+        self._adapters, self._hint = adapters, hint
         self._layers = 0 if device == "cpu" else -1
-        self._reserved = RESERVED
+        self._reserved = min(RESERVED, context or RESERVED)
         self._file = self._open()
         allowed = self._file.trained_context or UNSAID
         self.context = min(context or allowed, allowed)
         if tokenizer and tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != self._file.ids(_PROBE, False):
-            raise ResourceError(f"{path} was made from a base with another tokenizer.", _HINT)
+            raise ResourceError(f"{path} was made from a base with another tokenizer.", hint)
 
     def _open(self) -> GgufFile:
-        return GgufFile(self._path, self._reserved, _HINT, n_gpu_layers=self._layers)
+        return GgufFile(self._path, self._reserved, self._hint, adapters=self._adapters, n_gpu_layers=self._layers)
 
     def close(self) -> None:
         self._file.close()
 
     def count(self, chat: Chat) -> int:
         return len(self._ids(chat))
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself, as in bases: what chunks are measured in."""
+        return self._file.count(text)
 
     def generate(
         self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None

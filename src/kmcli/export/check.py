@@ -89,7 +89,7 @@ def check_gguf(
     context = max(len(sample.prompt) for sample in samples) + ANSWER_TOKENS
     results = []
     try:
-        with GgufModel(path, context, all_logits=True) as model:
+        with GgufModel(path, context) as model:
             ids = _same_ids(model, reference.tokenizer)
             for done, (chat, sample) in enumerate(zip(chats, samples, strict=True)):
                 report(Event("export", "checking: asking the file", done, len(chats)))

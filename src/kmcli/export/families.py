@@ -98,6 +98,12 @@ class Architecture:
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(self.rope.linear)
 
+    def interleaved_heads(self, weight: str) -> int:
+        """The heads of a weight whose rows llama.cpp wants in another order (see writer); 0 for any other weight."""
+        if weight.rsplit(".", 2)[-2] not in self.family.interleaved:
+            return 0
+        return self.kv_heads if ".k_proj." in weight else self.heads
+
 
 def architecture(base: Base) -> Architecture:
     """What a base's config.json says. Raises ResourceError for a family, activation or scaling not supported."""

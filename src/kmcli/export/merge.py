@@ -50,7 +50,7 @@ class Weights:
         self._files: dict[str, Path] = {}
         for file in weight_files(folder):
             try:
-                with safe_open(file, "pt") as tensors:
+                with safe_open(file, "np") as tensors:
                     for name in sorted(tensors.keys()):
                         self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
                         self._files[name] = file
@@ -87,7 +87,7 @@ class Adapter:
         """Raises KmError unless every delta belongs to a weight of the base, given their shapes."""
         from safetensors import safe_open
 
-        with safe_open(self.path / "adapter_model.safetensors", "pt") as tensors:
+        with safe_open(self.path / "adapter_model.safetensors", "np") as tensors:
             for name in self.scales:
                 if tied and name == "lm_head.weight":
                     raise KmError(
@@ -111,7 +111,7 @@ def read_adapter(folder: Path) -> Adapter:
 
     try:
         config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
+        with safe_open(folder / "adapter_model.safetensors", "np") as tensors:
             ranks = {key: tensors.get_slice(key).get_shape()[0] for key in sorted(tensors.keys())}
     except (OSError, ValueError, SafetensorError) as error:
         raise KmError(f"the adapter in {folder} cannot be read: {error}.", "Train it again.") from None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmcli.engines import Chat
-from kmcli.engines.gguf import GgufFile, library
+from kmcli.engines.bindings import library
+from kmcli.engines.gguf import BATCH, GgufFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,17 +18,25 @@ __all__ = ["GgufModel", "ask_gguf", "library"]
 
 
 class GgufModel(GgufFile):
-    """context: tokens of prompt and answer together. all_logits: whether `logits` will be asked for."""
+    """context: tokens of prompt and answer together. vocabulary_only: for reading text alone."""
 
-    def __init__(self, path: Path, context: int, all_logits: bool = False, vocabulary_only: bool = False) -> None:
+    def __init__(self, path: Path, context: int, vocabulary_only: bool = False) -> None:
         """Raises KmError where llama.cpp cannot open the file, ResourceError without llama-cpp-python."""
-        super().__init__(path, context, "Export it again.", logits_all=all_logits, vocab_only=vocabulary_only)
+        super().__init__(path, context, "Export it again.", vocab_only=vocabulary_only)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits after every token: (len(ids), vocabulary), fp32."""
-        self._model.reset()
-        self._model.eval(list(ids))
-        return self._model.scores[: len(ids)].copy()
+        import numpy as np
+
+        width = self._library.llama_vocab_n_tokens(self._vocabulary)
+        found = np.empty((len(ids), width), np.float32)
+        self.forget()
+        for start in range(0, len(ids), BATCH):
+            part = list(ids[start : start + BATCH])
+            self._eval_batch(part, all_logits=True)
+            values = self._library.llama_get_logits(self._context)
+            found[start : start + len(part)] = np.ctypeslib.as_array(values, shape=(len(part), width))
+        return found
 
     def write(self, ids: Sequence[int], max_tokens: int) -> list[int]:
         """What the model writes after a prompt, always the likeliest token, up to and with one that ends a turn."""

@@ -73,7 +73,7 @@ def export_gguf(
         lora.fit(weights.shapes, model.tied)
     tensors = _plan(base, model, weights, lora, quant)
     rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
-    _require_place(out, sum(tensor.bytes for tensor in tensors) + 100 * rows)
+    require_place(out, sum(tensor.bytes for tensor in tensors) + 100 * rows)
 
     writer = gguf.GGUFWriter(None, model.family.architecture)
     _add_general(writer, base, quant, metadata)
@@ -81,7 +81,7 @@ def export_gguf(
     add_vocabulary(writer, base, rows)
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, _float32(), tensor.bytes, raw_dtype=tensor.type)
-    with _whole_or_nothing(out) as part, closing(writer):
+    with whole_or_nothing(out) as part, closing(writer):
         writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -114,9 +114,7 @@ def _plan(base: Base, model: Architecture, weights: Weights, lora: Adapter | Non
                 f"{base.name} holds {source}, which a model of the family {base.family!r} does not have.",
                 "Choose another base with --model.",
             )
-        interleaved = source.rsplit(".", 2)[-2] in model.family.interleaved
-        heads = (model.kv_heads if ".k_proj." in source else model.heads) if interleaved else 0
-        read = partial(_merged, weights, lora, source, heads)
+        read = partial(_merged, weights, lora, source, model.interleaved_heads(source))
         tensors.append(_Tensor(name, shape, _type(shape, quant), read))
     _require_all(base, model, {tensor.name for tensor in tensors})
     factors = model.rope.factors(model.head_dim)
@@ -195,7 +193,7 @@ def _licence(card: Path) -> str:
     return found[1] if found else ""
 
 
-def _require_place(out: Path, needed: int) -> None:
+def require_place(out: Path, needed: int) -> None:
     """Raises unless `out` can be a file in a folder that exists, with `needed` bytes free beside it."""
     if not out.parent.is_dir():
         raise NotFoundError(f"there is no folder {out.parent}.", "Create it first, or choose another place with --out.")
@@ -210,7 +208,7 @@ def _require_place(out: Path, needed: int) -> None:
 
 
 @contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
+def whole_or_nothing(out: Path) -> Iterator[Path]:
     """A temporary name beside `out` to write to; renamed to `out` at the end, removed on any way out before."""
     part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import join_pages
-from kmcli.compare import Comparison
-from kmcli.compare import compare as compare_methods
-from kmcli.engines import Engine, Sampling
+from kmcli.engines import Sampling
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.evaluation.methods import fit
-from kmcli.evaluation.questions import read_questions
-from kmcli.retrieval import Index
-from kmcli.training import split
+from kmcli.retrieval import bm25
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage, Question
-from kmcli.workflows.house import House, untrained
-from kmcli.workflows.imported import attach
+from kmcli.workflows.answering import open_answering, open_compared
+from kmcli.workflows.house import House, counter, untrained
+
+if TYPE_CHECKING:
+    from kmcli.compare import Comparison
 
 SAMPLING = Sampling(max_tokens=128)
 ASKABLE: tuple[Method, ...] = ("km", "rag", "full", "bare")
@@ -27,10 +27,12 @@ ASKABLE: tuple[Method, ...] = ("km", "rag", "full", "bare")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """notes: what to know about the answer, such as that it was found by retrieval for want of a Knowledge Module."""
+    """engine: what ran the base. notes: what to know about the answer, such as that it was found by retrieval for want of
+    a Knowledge Module."""
 
     answer: Answer
     document: Document
+    engine: str
     notes: tuple[str, ...]
 
 
@@ -55,29 +57,36 @@ def ask(house: House, name: str, question: str, method: str | None, on_text: Cal
         raise untrained(document)
     else:
         base = house.base_of(document, module)
-    loaded = house.load(base)
-    engine = _engine(loaded, module)
-    with Index(document.name, house.passages(document, loaded)) as index:
-        found: Sequence[Passage] = index.search(question, base.passages) if chosen == "rag" else ()
-        if chosen == "rag" and not found:
-            notes.append("no passage of the document has a word of the question in common with it")
-        text = join_pages(house.library.text(document)) if chosen == "full" else ""
-        fitted = fit(chosen, engine, question, base.prompts, SAMPLING, text=text, passages=found)
-        if fitted is None:
-            raise _too_long(document, base, chosen)
-        chat, evidence = fitted
-        began = time.perf_counter()
-        made = engine.stream(chat, SAMPLING, on_text)
-        seconds = time.perf_counter() - began
-        if not made.text:
-            notes.append(f"{base.name} wrote nothing in answer")
-        if chosen in ("km", "full"):
-            evidence = tuple(index.search(f"{question} {made.text}", 1))
-    return Asked(Answer(made.text, chosen, made.prompt_tokens, made.tokens, seconds, evidence), document, tuple(notes))
+    answering = open_answering(house, base, document, module)
+    engine = answering.engine
+
+    def search(query: str, k: int) -> list[Passage]:
+        return bm25(document.name, house.passages(document, base, answering.count), query, k)
+
+    found = search(question, base.passages) if chosen == "rag" else []
+    if chosen == "rag" and not found:
+        notes.append("no passage of the document has a word of the question in common with it")
+    text = join_pages(house.library.text(document)) if chosen == "full" else ""
+    fitted = fit(chosen, engine, question, base.prompts, SAMPLING, text=text, passages=found)
+    if fitted is None:
+        raise _too_long(document, base, chosen)
+    chat, evidence = fitted
+    began = time.perf_counter()
+    made = engine.stream(chat, SAMPLING, on_text)
+    seconds = time.perf_counter() - began
+    if not made.text:
+        notes.append(f"{base.name} wrote nothing in answer")
+    if chosen in ("km", "full"):
+        evidence = tuple(search(f"{question} {made.text}", 1))
+    answer = Answer(made.text, chosen, made.prompt_tokens, made.tokens, seconds, evidence)
+    return Asked(answer, document, engine.name, tuple(notes))
 
 
 def compare(house: House, name: str, questions: Path | None) -> Comparison:
     """Every method on the questions of a file, or on held-out study material where none is given."""
+    from kmcli.compare import compare as compare_methods  # here, because ask does without
+    from kmcli.evaluation.questions import read_questions
+
     document = house.library.find(name)
     module = house.library.module(document)
     if module is None and questions is None:
@@ -88,11 +97,11 @@ def compare(house: House, name: str, questions: Path | None) -> Comparison:
     asked = read_questions(questions) if questions else []
     base = house.base_of(document, module) if module else house.base()
     house.announce(base)
-    loaded = house.load(base)
+    loaded, engines = open_compared(house, base, module)
     if module and not asked:
         asked = _held_out(house, document, module, loaded)
     return compare_methods(
-        _engines(loaded, module),
+        engines,
         document,
         house.library.text(document),
         house.chunks(document, loaded, base.chunk_tokens),
@@ -100,7 +109,7 @@ def compare(house: House, name: str, questions: Path | None) -> Comparison:
         base.prompts,
         house.report,
         rag_k=base.passages,
-        rag_chunks=house.passages(document, loaded),
+        rag_chunks=house.passages(document, base, counter(loaded)),
     )
 
 
@@ -125,28 +134,11 @@ def _too_long(document: Document, base: Base, method: Method) -> KmError:
     )
 
 
-def _engine(loaded: Loaded, module: KnowledgeModule | None) -> Engine:
-    from kmcli.adapters import lora
-    from kmcli.engines.hf import HfEngine
-
-    return HfEngine(loaded, lora.load(loaded, module.path) if module else None)
-
-
-def _engines(loaded: Loaded, module: KnowledgeModule | None) -> dict[Method, Engine]:
-    """An engine per method over one copy of the base: the adapter is on for `km` only."""
-    from kmcli.adapters import lora
-    from kmcli.engines.hf import HfEngine
-
-    if module is None:
-        plain = HfEngine(loaded)
-        return {"bare": plain, "rag": plain, "full": plain, "gold": plain}
-    model = lora.load(loaded, module.path)
-    off = HfEngine(loaded, model, adapter=False)
-    return {"bare": off, "km": HfEngine(loaded, model), "rag": off, "full": off, "gold": off}
-
-
 def _held_out(house: House, document: Document, module: KnowledgeModule, loaded: Loaded) -> list[Question]:
     """Questions of the study material that training never saw."""
+    from kmcli.training import split
+    from kmcli.workflows.imported import attach
+
     chunks = house.study_chunks(document, loaded, module.recipe)
     made = attach(house, document, loaded, module.recipe, chunks).samples
     texts = {chunk.sha256: chunk.text for chunk in chunks}

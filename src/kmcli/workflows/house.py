@@ -97,9 +97,9 @@ class House:
         """The document in chunks of at most `size` tokens of the base."""
         return chunk(self.library.text(document), size, overlap, counter(reads))
 
-    def passages(self, document: Document, loaded: Loaded) -> list[Chunk]:
-        """What retrieval searches."""
-        return self.chunks(document, loaded, min(PASSAGE_TOKENS, loaded.base.chunk_tokens))
+    def passages(self, document: Document, base: Base, count: Callable[[str], int]) -> list[Chunk]:
+        """What retrieval searches. count: of a text's tokens, as the base reads them."""
+        return chunk(self.library.text(document), min(PASSAGE_TOKENS, base.chunk_tokens), 0.0, count)
 
     def study_chunks(self, document: Document, reads: Reads, recipe: Recipe) -> list[Chunk]:
         return self.chunks(document, reads, recipe.chunk_tokens, recipe.chunk_overlap)

@@ -103,6 +103,9 @@ def _torch() -> Check:
 def _llama() -> Check:
     if importlib.util.find_spec("llama_cpp") is None:
         return Check(
-            "warn", "llama.cpp", "not installed: exported GGUF files are not checked", "pip install 'kmcli[gguf]'"
+            "warn",
+            "llama.cpp",
+            "not installed: km ask takes seconds to start, and exported files are not checked",
+            "pip install 'kmcli[gguf]'",
         )
     return Check("ok", "llama.cpp", f"llama-cpp-python {importlib.metadata.version('llama_cpp_python')}")

@@ -145,14 +145,11 @@ class Writer:
         return self._as_gguf(model, device)
 
     def _as_gguf(self, model: Base, device: str) -> Any:
-        from kmcli.engines import gguf, llamacpp
-        from kmcli.export import export_gguf
+        from kmcli.engines import bindings, llamacpp
+        from kmcli.workflows.answering import made_base_file
 
-        gguf.library()  # before a file is written that nothing could read
-        file = self._house.library.cache / "gguf" / f"{model.revision}.gguf"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            export_gguf(model, None, file, "F16", {"name": model.label or model.path.name}, self._house.report)
+        bindings.library()  # before a file is written that nothing could read
+        file = made_base_file(self._house, model)
         tokenizer = self._loader.tokenizer(model)
         engine = llamacpp.open_engine(str(file), device=device, tokenizer=tokenizer, report=self._house.report)
         engine.model, engine.revision = model.name, model.revision  # the file is only what it runs from

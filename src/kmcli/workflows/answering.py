@@ -1,0 +1,140 @@
+"""On what a question is answered: the one place that opens engines for answers.
+
+| engine     | runs                                                    | `auto` takes it                         |
+|------------|---------------------------------------------------------|-----------------------------------------|
+| `llamacpp` | base and Knowledge Module as GGUF files in the cache    | on a processor, where llama-cpp-python  |
+|            |                                                         | is and the base's family becomes GGUF   |
+| `hf`       | base and adapter by torch, which takes seconds to start | elsewhere                               |
+
+That is for `km ask`; `km compare` puts many questions at once, and `hf` batches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmcli.bases import Base, Loaded, on_processor
+from kmcli.engines import Engine
+from kmcli.errors import KmError, UsageError
+from kmcli.types import Document, Event, KnowledgeModule, Method, silent
+from kmcli.workflows.house import House, counter
+
+ABLE = ("auto", "hf", "llamacpp")
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """count: tokens of a text, as the base reads them."""
+
+    engine: Engine
+    count: Callable[[str], int]
+
+
+def open_answering(house: House, base: Base, document: Document, module: KnowledgeModule | None) -> Answering:
+    """The engine that the settings ask for, with a document's module on it; None: the base alone.
+
+    Where `auto` finds that llama.cpp cannot do it, that is said and torch does it. Raises UsageError for an engine that
+    does not answer, ResourceError where the base cannot be loaded, KmError where the module is damaged.
+    """
+    wanted = _wanted(house)
+    if wanted == "llamacpp" or (wanted == "auto" and _llamacpp_can(house, base)):
+        try:
+            return _by_llamacpp(house, base, document, module)
+        except KmError as error:
+            if wanted == "llamacpp":
+                raise
+            house.warn(f"answered by torch, because llama.cpp cannot do it: {error.message}")
+    from kmcli.adapters import lora
+    from kmcli.engines.hf import HfEngine
+
+    loaded = house.load(base)
+    return Answering(HfEngine(loaded, lora.load(loaded, module.path) if module else None), counter(loaded))
+
+
+def open_compared(house: House, base: Base, module: KnowledgeModule | None) -> tuple[Loaded, dict[Method, Engine]]:
+    """An engine per method over one copy of the base: the adapter is on for `km` only."""
+    from kmcli.adapters import lora
+    from kmcli.engines.hf import HfEngine
+
+    loaded = house.load(base)
+    if module is None:
+        plain = HfEngine(loaded)
+        return loaded, {"bare": plain, "rag": plain, "full": plain, "gold": plain}
+    model = lora.load(loaded, module.path)
+    off = HfEngine(loaded, model, adapter=False)
+    return loaded, {"bare": off, "km": HfEngine(loaded, model), "rag": off, "full": off, "gold": off}
+
+
+def base_file(house: House, base: Base) -> Path:
+    """Where the base is kept as a GGUF file. F16: as fast as smaller types for answers of a line, and exact."""
+    return house.library.cache / "gguf" / f"{base.revision}.gguf"
+
+
+def made_base_file(house: House, base: Base) -> Path:
+    """The same, written where it is missing."""
+    file = base_file(house, base)
+    _make(house, base, file, f"{base.label or base.name} as GGUF for llama.cpp", None)
+    return file
+
+
+def _wanted(house: House) -> str:
+    setting = house.settings["engine"]
+    if setting.value in ABLE:
+        return setting.value
+    if setting.origin == "flag":
+        raise UsageError(f"the engine {setting.value} does not answer questions.", "Use --engine hf or llamacpp.")
+    return "auto"  # the setting is about who writes study material as well
+
+
+def _llamacpp_can(house: House, base: Base) -> bool:
+    from kmcli.engines.bindings import installed
+
+    if not (installed() and on_processor(house.settings["device"].value)):
+        return False
+    if base_file(house, base).exists():
+        return True
+    from kmcli.export.families import FAMILIES
+
+    return base.family in FAMILIES
+
+
+def _by_llamacpp(house: House, base: Base, document: Document, module: KnowledgeModule | None) -> Answering:
+    from kmcli.engines.bindings import library
+    from kmcli.engines.llamacpp import LlamaCppEngine
+
+    library()  # before a file is written that nothing could read
+    file = made_base_file(house, base)
+    adapters = []
+    if module:
+        of_module = file.with_name(f"{document.id}-{module.id}.gguf")
+        if not of_module.exists():
+            for old in file.parent.glob(f"{document.id}-*.gguf"):
+                old.unlink(missing_ok=True)
+        _make(house, base, of_module, f"the Knowledge Module of {document.name} as GGUF for llama.cpp", module)
+        adapters.append((of_module, 1.0))
+    engine = LlamaCppEngine(
+        file,
+        base.revision,
+        base.context,
+        house.settings["device"].value,
+        adapters=adapters,
+        hint=f"Delete the folder {file.parent}: km makes its files anew.",
+    )
+    engine.model = base.name  # the file is only what it runs from
+    return Answering(engine, engine.count_text)
+
+
+def _make(house: House, base: Base, file: Path, what: str, module: KnowledgeModule | None) -> None:
+    """A file of the cache, where it is missing: of a module, or of the base."""
+    if file.exists():
+        return
+    from kmcli.export import export_gguf, export_lora
+
+    house.report(Event("export", f"writing {what}, once"))
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    if module:
+        export_lora(base, module.path, file)
+    else:
+        export_gguf(base, None, file, "F16", {"name": base.label or base.path.name}, silent)
