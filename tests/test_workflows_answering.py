@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from cli_cases import Km, environment
 from kmcli import bases
 from kmcli.engines import bindings
+from kmcli.workflows import answering
 from workflow_cases import NOTES, TINY, km, sentences, trained_home
 
 __all__ = ["km", "trained_home"]
@@ -150,6 +152,18 @@ def test_what_llama_cpp_cannot_do_torch_does_and_says_so(km: Km, trained_home: P
     run = km("ask", "notes", ASKED[0], "--engine", "llamacpp")
     assert run.code == 1
     assert sentences(run.err)[0].endswith(f"Delete the folder {base.parent}: km makes its files anew.")
+
+
+def test_a_disk_that_takes_no_files_does_not_stop_an_answer(
+    km: Km, trained_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(answering, "make_folder", full)
+    run = km("ask", "notes", ASKED[0], "--json")
+    assert (run.code, run.envelope["data"]["engine"]) == (0, "hf")
+    assert run.envelope["messages"][-1].endswith("gguf cannot be written to: no space left on device.")
 
 
 def test_an_engine_that_does_not_answer(km: Km, trained_home: Path) -> None:

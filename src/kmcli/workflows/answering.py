@@ -18,6 +18,7 @@ from pathlib import Path
 from kmcli.bases import Base, Loaded, on_processor
 from kmcli.engines import Engine
 from kmcli.errors import KmError, UsageError
+from kmcli.library.files import explained, make_folder
 from kmcli.types import Document, Event, KnowledgeModule, Method, silent
 from kmcli.workflows.house import House, counter
 
@@ -133,7 +134,8 @@ def _make(house: House, base: Base, file: Path, what: str, module: KnowledgeModu
     from kmcli.export import export_gguf, export_lora
 
     house.report(Event("export", f"writing {what}, once"))
-    file.parent.mkdir(mode=0o700, exist_ok=True)
+    with explained(file.parent):
+        make_folder(file.parent)
     if module:
         export_lora(base, module.path, file)
     else:
