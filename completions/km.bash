@@ -44,6 +44,7 @@ _km() {
     "train --preset") _km_words quick standard paper; return ;;
     "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
+    "train --objective") :; return ;;
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "ask --method") _km_words km rag full bare; return ;;
@@ -62,7 +63,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -96,7 +97,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --objective --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

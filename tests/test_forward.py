@@ -161,6 +161,13 @@ def test_reading_as_the_teacher_changes_nothing_of_the_student(tiny: Loaded, stu
     assert not targets.is_inference()  # such tensors cannot be used in a backward pass
 
 
-def test_views_without_a_teacher_cannot_be_taught(tiny: Loaded, student: Any) -> None:
+def test_views_without_a_teacher_are_passed_over(tiny: Loaded, student: Any) -> None:
+    plain = View(None, [1, 2], None, [False, True])
+    events: list[Event] = []
+    Teacher(student, tiny, [plain]).precompute(events.append)
+    assert events == []
+    mixed = Teacher(student, tiny, [plain, *views(2)])
+    mixed.precompute(silent)
+    assert set(mixed.kept) == {1, 2}
     with pytest.raises(ValueError, match="have no teacher"):
-        Teacher(student, tiny, [View(None, [1, 2], None, [False, True])]).precompute(silent)
+        mixed.targets([0])

@@ -21,6 +21,12 @@ Preset = Annotated[
     str | None, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in TOML.")]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        "--objective", metavar="OBJECTIVE", help="What it optimises: dcd, sdcd, ddcd, lm or pit; or a mix: dcd,lm:0.1."
+    ),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]
@@ -42,6 +48,7 @@ def train(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    objective: Objective = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
     ] = False,
@@ -53,12 +60,14 @@ def train(
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
+    Another objective is for experiments: lm and ddcd read the document itself and need no study material.
     Ctrl-C saves what is done; the same command goes on from there.
     """
     from kmcli.workflows import study
     from kmcli.workflows.material import RecipeOptions
 
-    options = RecipeOptions(preset, recipe, settings or ())
+    chosen = [*(settings or ()), *([f"objective={objective}"] if objective is not None else [])]
+    options = RecipeOptions(preset, recipe, chosen)
     with opened(screen, model=model, device=device, preset=preset) as house:
         report = study.train(house, names or [], everything, options, force, restart)
     for trained in report.trained:
@@ -104,7 +113,10 @@ def _tell_trained(screen: Screen, trained: Trained) -> None:
     screen.write(f"{trained.document.name}: Knowledge Module {'finished' if trained.resumed else 'trained'}", bold=True)
     screen.facts(
         [
-            ("study material", study_material(trained.written, trained.kept, trained.samples)),
+            (
+                "study material",
+                study_material(trained.written, trained.kept, trained.samples) if trained.samples else "none needed",
+            ),
             ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
             ("loss", ", ".join(losses) + (f" ({', '.join(parts)})" if losses and parts else "")),
             ("time", render.duration(trained.seconds) + (f", {speed:,.0f} tokens/s" if speed else "")),

@@ -17,9 +17,9 @@ import torch
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
-from kmcli.objectives import OBJECTIVES
 from kmcli.training.checkpoint import Progress, bring_back, copy, deferred_interrupt, restore, save
 from kmcli.training.forward import check_head, logits, scored_states
+from kmcli.training.mixture import Mixture, Part
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
 
@@ -37,8 +37,7 @@ Loss = Callable[[Sequence[int]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 def run(
     model: Any,
     loaded: Loaded,
-    training: Sequence[View],
-    held_out: Sequence[View],
+    mixture: Mixture,
     recipe: Recipe,
     folder: Path,
     report: Reporter,
@@ -50,21 +49,29 @@ def run(
     """
     parameters = lora.trainable(model)
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.steps or math.ceil(recipe.epochs * len(training) / recipe.batch)
+    largest = max(len(part.training) for part in mixture.parts)
+    steps = recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch)
     every = max(EVALUATE_EVERY, steps // EVALUATIONS)
     progress, best = restore(folder, parameters, optimiser)
-    views = [*training, *held_out]
-    validation = range(len(training), len(views))
+    views = mixture.views
     rows = [(view.student_ids, view.student_mask) for view in views]
     check_head(model, loaded, rows[0])
     teacher = Teacher(model, loaded, views)
     teacher.precompute(report)
-    objective = OBJECTIVES[recipe.objective].loss
     head = partial(logits, model)
 
-    def loss_of(indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss_of(part: Part, indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         student_LND = scored_states(model, loaded, [rows[i] for i in indices])
-        return objective(teacher.targets(indices), student_LND, head, recipe)
+        return mixture.loss(part, indices, student_LND, teacher.targets, head, recipe)
+
+    def batch(part: Part, step: int) -> list[int]:
+        own = views[part.training.start : part.training.stop]
+        return [part.training[place] for place in batch_of(step, own, recipe)]
+
+    def loss_at(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of a batch of every part."""
+        losses, terms = zip(*(loss_of(part, batch(part, step)) for part in mixture.parts), strict=True)
+        return sum(losses[1:], losses[0]), {name: term for named in terms for name, term in named.items()}
 
     started, first_step = time.monotonic(), progress.step
     model.train()
@@ -73,7 +80,7 @@ def run(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
             torch.manual_seed(recipe.seed * 1_000_003 + progress.step)  # dropout, the same after a resume
-            loss, terms = loss_of(batch_of(progress.step, training, recipe))
+            loss, terms = loss_at(progress.step)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
@@ -84,8 +91,12 @@ def run(
             optimiser.step()
             progress.step += 1
             progress.curve.append({"step": progress.step, "loss": value, **dict(zip(terms, parts, strict=True))})
-            if held_out and (progress.step % every == 0 or progress.step == steps):
-                progress.last = _evaluate(model, loss_of, views, validation, recipe)
+            if mixture.held_out and (progress.step % every == 0 or progress.step == steps):
+                progress.last = sum(
+                    _evaluate(model, partial(loss_of, part), views, part.held_out, recipe)
+                    for part in mixture.parts
+                    if part.held_out
+                )
                 if not math.isfinite(progress.last):
                     raise _diverged(progress.step, recipe)
                 if progress.best is None or progress.last < progress.best:
@@ -113,8 +124,8 @@ def run(
         "held_out_loss": progress.best if recipe.early_stopping else progress.last,
         "seconds": round(seconds, 3),
         "steps_per_second": round((progress.step - first_step) / seconds, 3) if seconds else None,
-        "training_samples": len(training),
-        "held_out_samples": len(held_out),
+        "training_samples": mixture.training,
+        "held_out_samples": mixture.held_out,
         "curve": progress.curve[:: max(1, len(progress.curve) // 200)],
     }
 
@@ -143,7 +154,7 @@ def batch_of(step: int, training: Sequence[View], recipe: Recipe) -> list[int]:
 
 
 def _evaluate(model: Any, loss_of: Loss, views: Sequence[View], validation: range, recipe: Recipe) -> float:
-    """The loss on the held-out views, each batch weighted by its scored tokens."""
+    """The loss on held-out views, each batch weighted by its scored tokens."""
     model.eval()
     total = tokens = 0.0
     with torch.no_grad():

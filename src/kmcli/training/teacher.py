@@ -28,18 +28,21 @@ class Teacher:
         self.kept: dict[int, torch.Tensor] = {}
 
     def precompute(self, report: Reporter) -> None:
-        """Compute the targets of every view that the budget reaches, longest rows last."""
+        """Compute the targets of every view that has a teacher and that the budget reaches, longest rows last."""
+        taught = [index for index, view in enumerate(self.views) if view.teacher_ids is not None]
+        if not taught:
+            return
         spent = done = 0
-        report(Event("teacher", "reading the document as the teacher", 0, len(self.views)))
-        for batch in self._batches(range(len(self.views))):
+        report(Event("teacher", "reading the document as the teacher", 0, len(taught)))
+        for batch in self._batches(taught):
             if spent >= self.budget:
                 break
             for index, target in self._compute(batch):
                 self.kept[index] = target.cpu()
                 spent += target.numel() * target.element_size()
             done += len(batch)
-            report(Event("teacher", "", done, len(self.views)))
-        report(Event("teacher", "", len(self.views), len(self.views)))
+            report(Event("teacher", "", done, len(taught)))
+        report(Event("teacher", "", len(taught), len(taught)))
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
         """States (L, N, D) of several views, their scored tokens one after the other."""
