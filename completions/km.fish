@@ -57,7 +57,7 @@ complete -c km -n '__fish_seen_subcommand_from train' -l all -d 'Every document 
 complete -c km -n '__fish_seen_subcommand_from train' -l preset -r -a 'quick standard paper' -d 'How thoroughly: quick, standard or paper.'
 complete -c km -n '__fish_seen_subcommand_from train' -l recipe -r -F -d 'A recipe in TOML.'
 complete -c km -n '__fish_seen_subcommand_from train' -l set -r -d 'One value of the recipe; may be repeated.'
-complete -c km -n '__fish_seen_subcommand_from train' -l objective -r -d 'What it optimises: dcd, sdcd, ddcd, lm or pit; or a mix: dcd,lm:0.1.'
+complete -c km -n '__fish_seen_subcommand_from train' -l objective -r -d 'What it optimises: dcd, sdcd, ddcd, lm, pit or skd; or a mix: dcd,lm:0.1.'
 complete -c km -n '__fish_seen_subcommand_from train' -l force -d 'Also where it is fresh already, or the base cannot read the document.'
 complete -c km -n '__fish_seen_subcommand_from train' -l restart -d 'Drop what an interrupted training left, and begin again.'
 complete -c km -n '__fish_seen_subcommand_from train' -l model -r -d 'Base model: \'embedded\', a hub name or a folder (see km models).'

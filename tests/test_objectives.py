@@ -106,7 +106,7 @@ def test_language_modelling_is_the_cross_entropy_that_transformers_computes(tiny
     assert loss.item() == pytest.approx(tiny.model(input_ids=ids, labels=ids).loss.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["sdcd", "ddcd", "lm", "pit", "dcd,lm:0.1"])
+@pytest.mark.parametrize("objective", ["sdcd", "ddcd", "lm", "pit", "skd", "dcd,lm:0.1"])
 def test_every_objective_learns(tiny: Loaded, tmp_path: Path, objective: str) -> None:
     events: list[Event] = []
     result = run(tiny, tmp_path, objective, events.append, steps=20, early_stopping=False)

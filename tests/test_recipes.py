@@ -129,7 +129,7 @@ def test_an_objective_on_summaries_needs_summaries() -> None:
             "early_stopping must be true or false, not 'maybe'. For example: --set early_stopping=true",
         ),
         ("schedule=flat", "'flat' is no schedule. Choose one of cosine, linear."),
-        ("objective=dpo", "'dpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit; or a mix: dcd,lm:0.1"),
+        ("objective=dpo", "'dpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit, skd; or a mix: dcd,lm:0.1"),
         ("objective=ddc", "'ddc' is no objective. Did you mean ddcd or dcd"),
         ("objective=", "'' is no objective. Choose one of dcd, "),
         ("objective=dcd,lm:0", "'0' is no weight for the objective 'lm'. It is a number above 0. For example: lm:0.1"),

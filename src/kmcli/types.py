@@ -25,7 +25,7 @@ TaskName = Literal[
     "generic",
 ]
 """km's own tasks of study material. A person may add others: see `synthesis.custom`."""
-ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit"]
+ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit", "skd"]
 Divergence = Literal["forward", "reverse", "jsd"]
 AdapterName = Literal["lora"]
 Quant = Literal["F16", "Q8_0"]
@@ -198,6 +198,12 @@ class Recipe:
     """0 turns the hidden term off."""
     hidden_layers: str = "all"
     """Whose states it compares: "all", "last", "even", or numbers from 0, such as "0,3,7"."""
+    skd_draft: int = 5
+    """For `skd`: tokens that the student drafts before the teacher judges them."""
+    skd_accept: int = 25
+    """For `skd`: a drafted token stands while it is among so many that the teacher finds likeliest."""
+    skd_every: int = 50
+    """For `skd`: after so many steps the samples of the next ones are written anew."""
     held_out: float = 0.05
     """Share of the samples or windows that is never trained on; decides early stopping."""
     early_stopping: bool = True

@@ -24,7 +24,9 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", hel
 Objective = Annotated[
     str | None,
     typer.Option(
-        "--objective", metavar="OBJECTIVE", help="What it optimises: dcd, sdcd, ddcd, lm or pit; or a mix: dcd,lm:0.1."
+        "--objective",
+        metavar="OBJECTIVE",
+        help="What it optimises: dcd, sdcd, ddcd, lm, pit or skd; or a mix: dcd,lm:0.1.",
     ),
 ]
 Set = Annotated[

@@ -7,9 +7,11 @@
 | `ddcd`    | windows        | the window              | its second part         | the second part          | distillation  |
 | `lm`      | windows        | -                       | the window              | the window               | cross-entropy |
 | `pit`     | study material | -                       | prompt, response, chunk | all after the prompt     | cross-entropy |
+| `skd`     | its prompts    | as `dcd`                | as `dcd`                | as `dcd`                 | distillation  |
 
 Distillation is a divergence of the predictions plus a distance of hidden states (`losses`). Windows are cut from the
-document itself (`windows`), so `ddcd` and `lm` need no study material. A recipe may mix them: see `training.mixture`.
+document itself (`windows`), so `ddcd` and `lm` need no study material. The responses of `skd` are written anew while it
+trains, by student and teacher together (`training.skd`). A recipe may mix them: see `training.mixture`.
 
 To add one: a function in `views` that makes a View of a sample or a window, a loss in `losses` unless one fits, a row in
 OBJECTIVES and above, its name in `types.ObjectiveName`.
@@ -33,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OfSamples:
-    """An objective on study material. view: of a sample and its chunk's text. tasks: whose samples; empty: all tasks'."""
+    """An objective on study material. view: of a sample and its chunk's text. tasks: whose samples; empty: all tasks'.
+
+    renews: whether the responses are written anew during training.
+    """
 
     view: Callable[[Sample, str, Loaded], View]
     loss: Loss
     tasks: tuple[str, ...] = ()
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +63,5 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "ddcd": OfWindows(second_part, distillation, context=0.5),
     "lm": OfWindows(whole_window, next_token),
     "pit": OfSamples(instruction_first, next_token),
+    "skd": OfSamples(chunk_in_context, distillation, renews=True),
 }

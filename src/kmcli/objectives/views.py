@@ -11,13 +11,10 @@ def chunk_in_context(sample: Sample, chunk: str, loaded: Loaded) -> View:
     """Deep Context Distillation (Caccia et al. 2025, section 3.1): the teacher reads the chunk and the prompt, the student
     the prompt alone; the response and the token that ends it are scored for both.
 
-    Prompt and response are tokenised apart, so that both sides see the same ids of the response.
+    Prompt and response are tokenised apart, so that both sides see the same ids of the response. What of that goes beyond
+    the base's context is left out.
     """
-    return response_view(sample, chunk, _tokens(sample.response, loaded) + loaded.end_ids[:1], loaded)
-
-
-def response_view(sample: Sample, chunk: str, response: list[int], loaded: Loaded) -> View:
-    """The same of a response in tokens; what goes beyond the base's context is left out."""
+    response = _tokens(sample.response, loaded) + loaded.end_ids[:1]
     content = loaded.base.prompts.under_text.format(text=chunk, question=sample.prompt)
     teacher = loaded.chat_ids([("user", content)])
     student = loaded.chat_ids([("user", sample.prompt)])

@@ -25,13 +25,17 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(slots=True)
 class Progress:
-    """Where training is. best: the lowest held-out loss so far, at best_step; last: the newest."""
+    """Where training is. best: the lowest held-out loss so far, at best_step; last: the newest.
+
+    written: responses in tokens that took the place of others, by the number of their view (`skd`).
+    """
 
     step: int = 0
     best: float | None = None
     best_step: int = 0
     last: float | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
+    written: dict[str, list[int]] = field(default_factory=dict)
 
 
 def copy(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

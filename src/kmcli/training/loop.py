@@ -20,6 +20,7 @@ from kmcli.errors import InterruptedRun, KmError
 from kmcli.training.checkpoint import Progress, bring_back, copy, deferred_interrupt, restore, save
 from kmcli.training.forward import check_head, logits, scored_states
 from kmcli.training.mixture import Mixture, Part
+from kmcli.training.skd import Renewal
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
 
@@ -54,18 +55,19 @@ def run(
     every = max(EVALUATE_EVERY, steps // EVALUATIONS)
     progress, best = restore(folder, parameters, optimiser)
     views = mixture.views
-    rows = [(view.student_ids, view.student_mask) for view in views]
-    check_head(model, loaded, rows[0])
+    check_head(model, loaded, (views[0].student_ids, views[0].student_mask))
     teacher = Teacher(model, loaded, views)
-    teacher.precompute(report)
+    renewal = Renewal(model, loaded, mixture, teacher, recipe)
+    teacher.precompute(report, later=renewal.indices)
+    renewal.restore(progress.written)
     head = partial(logits, model)
 
     def loss_of(part: Part, indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        student_LND = scored_states(model, loaded, [rows[i] for i in indices])
+        student_LND = scored_states(model, loaded, [(views[i].student_ids, views[i].student_mask) for i in indices])
         return mixture.loss(part, indices, student_LND, teacher.targets, head, recipe)
 
     def batch(part: Part, step: int) -> list[int]:
-        own = views[part.training.start : part.training.stop]
+        own = renewal.first[part.training.start : part.training.stop]
         return [part.training[place] for place in batch_of(step, own, recipe)]
 
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -77,6 +79,10 @@ def run(
     model.train()
     with deferred_interrupt() as interrupted:
         while progress.step < steps and not _stalled(progress, recipe, every):
+            if renewal.indices and progress.step % recipe.skd_every == 0:
+                soon = range(progress.step, min(steps, progress.step + recipe.skd_every))
+                coming = (batch(part, step) for step in soon for part in mixture.parts)
+                progress.written = renewal.renew(progress.step, coming)
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
             torch.manual_seed(recipe.seed * 1_000_003 + progress.step)  # dropout, the same after a resume

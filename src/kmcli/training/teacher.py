@@ -6,7 +6,7 @@ not fit the budget is computed when it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,15 @@ class Teacher:
 
     def __init__(self, model: Any, loaded: Loaded, views: Sequence[View], budget: int = BUDGET_BYTES) -> None:
         """model: the student; its adapter is switched off while the teacher reads."""
-        self.model, self.loaded, self.views, self.budget = model, loaded, views, budget
+        self.model, self.loaded, self.views, self.budget = model, loaded, list(views), budget
         self.kept: dict[int, torch.Tensor] = {}
 
-    def precompute(self, report: Reporter) -> None:
-        """Compute the targets of every view that has a teacher and that the budget reaches, longest rows last."""
-        taught = [index for index, view in enumerate(self.views) if view.teacher_ids is not None]
+    def precompute(self, report: Reporter, later: Container[int] = ()) -> None:
+        """Compute the targets of every view that has a teacher and that the budget reaches, longest rows last.
+
+        later: views that `put` brings targets for.
+        """
+        taught = [i for i, view in enumerate(self.views) if view.teacher_ids is not None and i not in later]
         if not taught:
             return
         spent = done = 0
@@ -43,6 +46,13 @@ class Teacher:
             done += len(batch)
             report(Event("teacher", "", done, len(taught)))
         report(Event("teacher", "", len(taught), len(taught)))
+
+    def put(self, index: int, view: View, target: torch.Tensor | None) -> None:
+        """Another view in the place of one, and its targets (L, n, D) where they are known; whatever the budget."""
+        self.views[index] = view
+        self.kept.pop(index, None)
+        if target is not None:
+            self.kept[index] = target.cpu()
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
         """States (L, N, D) of several views, their scored tokens one after the other."""
