@@ -1,12 +1,13 @@
 """Which objective makes the best Knowledge Module: all of them on the same study material, at equal steps.
 
     python -m bench.objectives [--full] [--examples NAME ...] [--documents N] [--objectives NAME ...] [--steps N]
-                               [--batch N] [--generations N] [--seeds N]
+                               [--batch N] [--generations N] [--chunk-tokens N] [--seeds N]
 
 Documents: those of examples/ that are named (default: none; with --full: harbour), and documents of the template world with
 names that the base's training never drew, each with its questions. The embedded base writes study material about each
 once, as many summaries as question-answer generations, and every objective trains on what it needs of it, for each seed.
-Nothing is held out and nothing stops early. Questions are asked closed book; a question's score is its mean over the seeds.
+Nothing is held out and nothing stops early. Equal steps are not equal work: the table has both. Questions are asked closed
+book; a question's score is its mean over the seeds.
 
 Prints a Markdown table with 95% bootstrap intervals over questions, the p-value of a paired randomisation test of F1 against
 `dcd`, the loss of the last tenth of the steps (in the objective's own unit), scored tokens and seconds a step; then lines
@@ -42,7 +43,7 @@ from kmcli.training.recipes import resolve
 from kmcli.types import Passage, Question, Recipe, Sample, silent
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-OBJECTIVES = ("dcd", "sdcd", "ddcd", "lm", "pit", "dcd,lm:0.1")
+OBJECTIVES = ("dcd", "sdcd", "ddcd", "lm", "pit", "skd", "dcd,lm:0.1")
 AGAINST = "dcd"
 
 
@@ -142,17 +143,25 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--generations", type=int)
+    parser.add_argument("--chunk-tokens", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args(arguments)
-    small = {"examples": [], "documents": 1, "steps": 60, "batch": 8, "generations": 8}
-    large = {"examples": ["harbour"], "documents": 20, "steps": 300, "batch": 16, "generations": 16}
+    small = {"examples": [], "documents": 1, "steps": 80, "batch": 8, "generations": 8, "chunk_tokens": 64}
+    large = {
+        "examples": ["harbour"],
+        "documents": 20,
+        "steps": 300,
+        "batch": 16,
+        "generations": 16,
+        "chunk_tokens": 128,
+    }
     size = {key: value if (given := getattr(asked, key)) is None else given
             for key, value in (large if asked.full else small).items()}  # fmt: skip
     torch.set_num_threads(1)
     loaded = bases.load(bases.find(bases.EMBEDDED, silent), "cpu")
     recipe = replace(
         resolve(loaded.base, "standard"),
-        steps=size["steps"], batch=size["batch"], generations=size["generations"],
+        steps=size["steps"], batch=size["batch"], generations=size["generations"], chunk_tokens=size["chunk_tokens"],
         summary_share=1.0, early_stopping=False, held_out=0.0,
     )  # fmt: skip
     material = [
@@ -181,7 +190,7 @@ def show(results: dict[str, Results], documents: Sequence[Studied], recipe: Reci
     words = sum(len(one.text.split()) for one in documents)
     samples = sum(len(one.samples) for one in documents)
     print(f"{len(documents)} documents, {words:,} words, {asked} questions, {samples:,} samples; ", end="")
-    print(f"{recipe.steps} steps, batch {recipe.batch}, {seeds} seeds\n")
+    print(f"chunks of {recipe.chunk_tokens} tokens, {recipe.steps} steps, batch {recipe.batch}, {seeds} seeds\n")
     print("| objective | exact match | F1 | p against dcd | last loss | scored tokens a step | CPU s a step |")
     print("|---|---|---|---|---|---|---|")
     figures = []
