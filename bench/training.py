@@ -39,7 +39,9 @@ import torch
 from kmcli import bases
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
+from kmcli.objectives import OBJECTIVES
 from kmcli.training import kernels, loop
+from kmcli.training.mixture import Mixture, Part
 from kmcli.types import Recipe, View, silent
 
 HANDBOOK = Path(__file__).parent.parent / "examples" / "handbook.md"
@@ -142,7 +144,9 @@ def side(name: str, kind: str) -> dict[str, float]:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
     else:
         with tempfile.TemporaryDirectory() as folder:
-            loop.run(model, loaded, training, held, RECIPE, Path(folder), silent)
+            end = len(training)
+            part = Part("dcd", 1.0, OBJECTIVES["dcd"], range(end), range(end, end + len(held)))
+            loop.run(model, loaded, Mixture([*training, *held], (part,)), RECIPE, Path(folder), silent)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     memory = resident("VmHWM") - before
     model.eval()

@@ -45,6 +45,7 @@ _km() {
     "train --preset") _km_words quick standard paper; return ;;
     "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
+    "train --objective") :; return ;;
     "train --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "train --teacher") :; return ;;
     "train --chunk-tokens") :; return ;;
@@ -81,7 +82,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "ask --engine" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "ask --method" | "ask --model" | "ask --device" | "ask --engine" | "compare --questions" | "compare --model" | "compare --device" | "export --quant" | "export -o" | "export --out" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?*) ;;
       *) place=$((place + 1)) ;;
     esac
@@ -115,7 +116,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --temperature --judge --min-score --force --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --objective --engine --teacher --chunk-tokens --overlap --generations --temperature --judge --min-score --force --restart --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_names ;;
       esac

@@ -58,6 +58,7 @@ complete -c km -n '__fish_seen_subcommand_from train' -l all -d 'Every document 
 complete -c km -n '__fish_seen_subcommand_from train' -l preset -r -a 'quick standard paper' -d 'How thoroughly: quick, standard or paper.'
 complete -c km -n '__fish_seen_subcommand_from train' -l recipe -r -F -d 'A recipe in TOML.'
 complete -c km -n '__fish_seen_subcommand_from train' -l set -r -d 'One value of the recipe; may be repeated.'
+complete -c km -n '__fish_seen_subcommand_from train' -l objective -r -d 'What it optimises: dcd, sdcd, ddcd, lm, pit or skd; or a mix: dcd,lm:0.1.'
 complete -c km -n '__fish_seen_subcommand_from train' -l engine -r -a 'auto hf vllm openai llamacpp' -d 'What writes: auto, hf, vllm, openai (any service) or llamacpp.'
 complete -c km -n '__fish_seen_subcommand_from train' -l teacher -r -d 'A larger model that writes: hub name, folder, GGUF, service\'s.'
 complete -c km -n '__fish_seen_subcommand_from train' -l chunk-tokens -r -d 'Size of a chunk, in tokens.'

@@ -166,9 +166,14 @@ def test_reading_as_the_teacher_changes_nothing_of_the_student(tiny: Loaded, stu
     assert not targets.is_inference()  # such tensors cannot be used in a backward pass
 
 
-def test_views_without_a_teacher_are_left_out(tiny: Loaded, student: Any) -> None:
-    teacher = Teacher(student, tiny, [View(None, [1, 2], None, [False, True]), *views(1)])
-    teacher.precompute(silent)
-    assert len(teacher.store.kept) == 1
+def test_views_without_a_teacher_are_passed_over(tiny: Loaded, student: Any) -> None:
+    plain = View(None, [1, 2], None, [False, True])
+    events: list[Event] = []
+    Teacher(student, tiny, [plain]).precompute(events.append)
+    assert events == []
+    mixed = Teacher(student, tiny, [plain, *views(2)])
+    mixed.precompute(events.append)
+    assert set(mixed.store.kept) == set(mixed.keys[1:])
+    assert [(event.done, event.total) for event in events[:1] + events[-1:]] == [(0, 2), (2, 2)]
     with pytest.raises(ValueError, match="has no teacher"):
-        teacher.targets([0])
+        mixed.targets([0])

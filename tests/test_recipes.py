@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from kmcli import config
 from kmcli.bases import EMBEDDED_FOLDER, Base, describe
 from kmcli.errors import UsageError
+from kmcli.training.mixture import parse
 from kmcli.training.recipes import _LIMITS, PRESETS, resolve
-from kmcli.types import AdapterName, ObjectiveName, Recipe, TaskName
+from kmcli.types import AdapterName, Recipe, TaskName
 
 PLAIN = Base("some/base", Path("/nowhere"), "abc123", "llama", 4096, 2048, 5, "general")
 CARDED = dataclasses.replace(PLAIN, recipe={"learning_rate": 0.003, "temperature": 1.0, "epochs": 20.0, "rank": 8})
@@ -79,6 +80,28 @@ def test_tasks_may_have_their_own_number_of_generations() -> None:
         resolve(embedded, "standard", settings=["tasks=qa,creative"])
 
 
+def test_an_objective_is_kept_in_one_form() -> None:
+    for line, kept in {
+        "dcd": "dcd",
+        " dcd:1 , lm: 0.10": "dcd,lm:0.1",
+        "lm:2.50,dcd:1.0": "lm:2.5,dcd",
+    }.items():
+        recipe = resolve(PLAIN, "standard", settings=[f"objective={line}"])
+        assert recipe.objective == kept
+        assert resolve(PLAIN, "standard", settings=[f"objective={kept}"]) == recipe
+        assert Recipe.from_json(json.loads(json.dumps(recipe.as_json()))) == recipe
+    assert resolve(PLAIN, "standard", settings=["hidden_layers=0, 3,7"]).hidden_layers == "0,3,7"
+
+
+def test_an_objective_on_summaries_needs_summaries() -> None:
+    assert resolve(PLAIN, "standard", settings=["objective=sdcd"]).tasks == ("qa", "summary")
+    with pytest.raises(UsageError) as caught:
+        resolve(PLAIN, "standard", settings=["objective=lm,sdcd", "tasks=qa:3"])
+    assert str(caught.value) == (
+        "the objective sdcd learns from summary, and the recipe has no such task. Add it: --set tasks=qa:3,summary"
+    )
+
+
 # --- what is refused ---
 
 
@@ -107,7 +130,14 @@ def test_tasks_may_have_their_own_number_of_generations() -> None:
             "early_stopping must be true or false, not 'maybe'. For example: --set early_stopping=true",
         ),
         ("schedule=flat", "'flat' is no schedule. Choose one of cosine, linear."),
-        ("objective=lm", "'lm' is no objective. Choose one of dcd."),
+        ("objective=dpo", "'dpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit, skd; or a mix: dcd,lm:0.1"),
+        ("objective=ddc", "'ddc' is no objective. Did you mean ddcd or dcd"),
+        ("objective=", "'' is no objective. Choose one of dcd, "),
+        ("objective=dcd,lm:0", "'0' is no weight for the objective 'lm'. It is a number above 0. For example: lm:0.1"),
+        ("objective=dcd:-1", "'-1' is no weight for the objective 'dcd'."),
+        ("objective=dcd,dcd:2", "the objective 'dcd' stands twice in the recipe. Name each objective once."),
+        ("divergence=both", "'both' is no divergence. Choose one of forward, reverse, jsd."),
+        ("hidden_layers=odd", 'hidden_layers must be all, last, even, or numbers such as 0,3,7, not "odd".'),
         ("adapter=ia3", "'ia3' is no adapter. Choose one of lora."),
         ("tasks=quiz", "there is no task 'quiz'. Choose among qa, summary, question, question_for, "),
         ("tasks=", "a recipe needs at least one task. Choose among qa, summary, question, question_for, "),
@@ -212,7 +242,7 @@ def test_every_default_lies_within_its_limits() -> None:
 def test_defaults_are_members_of_their_families() -> None:
     recipe = Recipe()
     assert recipe.adapter in get_args(AdapterName)
-    assert recipe.objective in get_args(ObjectiveName)
+    assert parse(recipe.objective) == {"dcd": 1.0}
     assert set(recipe.tasks) <= set(get_args(TaskName))
 
 

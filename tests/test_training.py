@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kmcli.bases import Loaded
 from kmcli.errors import KmError, UsageError
 from kmcli.metrics import normalise
-from kmcli.objectives import OBJECTIVES, Objective
+from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import split, targets, teacher
@@ -74,7 +74,7 @@ def test_a_student_that_reads_what_the_teacher_reads_has_nothing_to_learn(
         view = chunk_in_context(one, chunk, loaded)
         return View(view.student_ids, view.student_ids, view.student_mask, view.student_mask)
 
-    monkeypatch.setitem(OBJECTIVES, "dcd", Objective(shared, distillation))
+    monkeypatch.setitem(OBJECTIVES, "dcd", OfSamples(shared, distillation))
     metrics, _ = run([sample(3)], steps=1, held_out=0.0, batch=1)
     assert 0 <= metrics["train_loss"] < 5e-4  # what the half precision of kept targets costs
 
@@ -142,7 +142,7 @@ def test_the_base_is_exactly_as_before(tiny: Loaded, run: Run, monkeypatch: pyte
     def broken(*given: Any) -> Any:
         raise RuntimeError("half-way")
 
-    monkeypatch.setitem(OBJECTIVES, "dcd", Objective(chunk_in_context, broken))
+    monkeypatch.setitem(OBJECTIVES, "dcd", OfSamples(chunk_in_context, broken))
     with pytest.raises(RuntimeError, match="half-way"):
         run()
     check()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import KmError
-from kmcli.objectives import OBJECTIVES, Objective
+from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import checkpoint, loop, train
@@ -30,7 +30,7 @@ from training_cases import CHUNKS, RECIPE, Run, one_thread, plain, run, same, sa
 # --- divergence ---
 
 
-def exploding(at: int, value: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
+def exploding(at: int, value: Callable[[torch.Tensor], torch.Tensor]) -> OfSamples:
     calls = 0
 
     def loss(*given: Any) -> Any:
@@ -39,7 +39,7 @@ def exploding(at: int, value: Callable[[torch.Tensor], torch.Tensor]) -> Objecti
         calls += torch.is_grad_enabled()
         return (value(total) if calls == at else total), terms
 
-    return Objective(chunk_in_context, loss)
+    return OfSamples(chunk_in_context, loss)
 
 
 @pytest.mark.parametrize(

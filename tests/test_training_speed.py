@@ -22,15 +22,18 @@ from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import ResourceError
 from kmcli.objectives import fused
-from kmcli.objectives.losses import distillation, forward_kl
+from kmcli.objectives.losses import distillation, divergence
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import checkpoint, gradients, kernels, loop, packed, targets, train
 from kmcli.training.forward import causal, decoder, logits, scored_states
 from kmcli.training.kernels import fast_layers
 from kmcli.training.targets import Targets
 from kmcli.training.teacher import Teacher
-from kmcli.types import Event, Sample, View, silent
+from kmcli.types import Divergence, Event, Sample, View, silent
 from training_cases import CHUNKS, RECIPE, Run, disturb, make_tiny, one_thread, run, same, samples, tiny
+
+NO_IDS = torch.zeros(0, dtype=torch.long)
+"""Distillation does not look at the scored ids."""
 
 
 @pytest.fixture
@@ -191,7 +194,7 @@ def test_fast_layers_compute_what_pefts_do_and_leave_nothing_behind(tiny: Loaded
             patched = [module for module in student.modules() if "forward" in vars(module)]
             assert len(patched) == (2 * 7 + 1) * fast
             states = scored_states(student, tiny, rows)
-            loss, _ = distillation(teacher, states, partial(logits, student), RECIPE)
+            loss, _ = distillation(teacher, states, NO_IDS, partial(logits, student), RECIPE)
             loss.backward()
             with torch.no_grad(), student.disable_adapter():
                 bare = scored_states(student, tiny, rows)
@@ -234,24 +237,33 @@ def test_both_kinds_of_product_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the loss in slices ---
 
 
-@pytest.mark.parametrize("gradient", [None, fused.forward_kl])
+KINDS: list[tuple[Divergence, fused.Gradient | None]] = [
+    ("forward", None),
+    ("forward", fused.forward_kl),
+    ("reverse", None),
+    ("jsd", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "gradient"), KINDS)
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 13])
 def test_slices_give_the_mean_and_its_gradient(
-    monkeypatch: pytest.MonkeyPatch, count: int, gradient: fused.Gradient | None
+    monkeypatch: pytest.MonkeyPatch, count: int, kind: Divergence, gradient: fused.Gradient | None
 ) -> None:
+    function = partial(divergence, kind=kind)
     monkeypatch.setattr(fused, "ELEMENTS", {"cpu": 40 * 3})
     generator = torch.Generator().manual_seed(0)
     head = torch.randn((8, 40), generator=generator)
     teacher = torch.randn((count, 8), generator=generator)
     ours, theirs = (torch.randn((count, 8), generator=generator.manual_seed(1)).requires_grad_() for _ in range(2))
-    mine = fused.mean(forward_kl, teacher, ours, lambda states: states @ head, gradient)
-    plain = forward_kl(teacher @ head, theirs @ head)
+    mine = fused.mean(function, teacher, ours, lambda states: states @ head, gradient)
+    plain = function(teacher @ head, theirs @ head)
     (3 * mine).backward()
     (3 * plain).backward()
     torch.testing.assert_close(mine, plain)
     torch.testing.assert_close(ours.grad, theirs.grad)
     with torch.no_grad():
-        torch.testing.assert_close(fused.mean(forward_kl, teacher, ours, lambda states: states @ head), plain)
+        torch.testing.assert_close(fused.mean(function, teacher, ours, lambda states: states @ head), plain)
 
 
 def test_the_simpler_gradient_is_exact_where_sides_are_close_and_far() -> None:
@@ -366,7 +378,9 @@ def test_kept_targets_cost_less_than_a_thousandth_of_the_loss(tiny: Loaded, stud
     with torch.no_grad():
         states = scored_states(student, tiny, [(view.student_ids, view.student_mask) for view in some])
         head = partial(logits, student)
-        kept, fresh = (distillation(each, states, head, RECIPE)[0] for each in (teacher.targets(range(6)), exact))
+        kept, fresh = (
+            distillation(each, states, NO_IDS, head, RECIPE)[0] for each in (teacher.targets(range(6)), exact)
+        )
     assert fresh > 0.1
     assert kept.item() == pytest.approx(fresh.item(), rel=1e-3)
 
@@ -396,6 +410,25 @@ def test_a_view_can_be_replaced_with_its_targets_or_without(tiny: Loaded, studen
         torch.testing.assert_close(teacher.targets([0, 1]), wanted, rtol=2e-3, atol=1e-4)
     assert len(teacher.store.kept) == 1
     assert teacher.store.used == wanted[:, : sum(some[2].student_mask)].numel() * 2
+
+
+def test_views_that_are_alike_share_their_targets_until_the_last_is_replaced(tiny: Loaded, student: Any) -> None:
+    some = views(tiny, 3)
+    teacher = Teacher(student, tiny, [some[0], some[0], some[1]])
+    events: list[Event] = []
+    teacher.precompute(events.append)
+    assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
+    assert len(teacher.store.kept) == 2
+    kept = teacher.targets([0])
+    new = Teacher(student, tiny, some).targets([2])
+    teacher.put(1, some[2], new)
+    assert len(teacher.store.kept) == 3
+    teacher.put(2, some[2], new)
+    used = sum(target.numel() * target.element_size() for target in teacher.store.kept.values())
+    assert (len(teacher.store.kept), teacher.store.used) == (2, used)
+    assert torch.equal(teacher.targets([0]), kept)
+    teacher.put(0, some[2], None)
+    assert len(teacher.store.kept) == 1
 
 
 # --- micro-batches, and memory that runs out ---

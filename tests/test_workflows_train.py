@@ -292,3 +292,33 @@ def test_a_retraining_that_is_cut_short_keeps_the_module(
     assert entry(km, "notes")["state"] == "interrupted"
     assert files_below(trained_home / "modules") == before
     assert km("ask", "notes", "Who founded Grondal Works?").out == answer != "\n"
+
+
+# --- objectives
+
+
+def test_an_objective_on_the_document_itself_writes_no_study_material(km: Km, permits: Path, km_home: Path) -> None:
+    run = km("train", "permits", *TINY, "--objective", "lm,ddcd:0.5", "--json")
+    assert run.code == 0
+    (trained,) = run.envelope["data"]["trained"]
+    assert (trained["written"], trained["kept"], trained["samples"]) == (0, 0, 0)
+    assert entry(km, "permits")["samples"] == {}
+    assert not list(km_home.glob("documents/*/samples.jsonl"))
+    assert module_of(km, "permits")["recipe"]["objective"] == "lm,ddcd:0.5"
+    (card,) = km_home.glob("modules/*/card.md")
+    assert "- Made by: lm,ddcd:0.5 on " in card.read_text()
+    assert "lm,ddcd:0.5, lora of rank 16" in km("show", "permits").out
+    run = km("train", "permits", *TINY, "--objective", "lm", "--force")
+    assert run.out.startswith("permits: Knowledge Module trained\n  study material  none needed\n  steps ")
+    assert is_sound(km)
+
+
+def test_an_objective_on_summaries_has_only_summaries_written(km: Km, permits: Path) -> None:
+    words = ("--set", "tasks=qa,summary:4", "--set", "chunk_tokens=96", "--objective", "sdcd")
+    assert km("train", "permits", *TINY, *words).code == 0
+    assert set(entry(km, "permits")["samples"]) == {"summary"}
+    run = km("train", "permits", "--objective", "ddpo", "--force")
+    assert run.code == 2
+    assert sentences(run.err) == [
+        "km: 'ddpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit, skd; or a mix: dcd,lm:0.1"
+    ]

@@ -25,7 +25,8 @@ TaskName = Literal[
     "generic",
 ]
 """km's own tasks of study material. A person may add others: see `synthesis.custom`."""
-ObjectiveName = Literal["dcd"]
+ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit", "skd"]
+Divergence = Literal["forward", "reverse", "jsd"]
 AdapterName = Literal["lora"]
 Quant = Literal["F16", "Q8_0"]
 
@@ -178,14 +179,15 @@ class Recipe:
     teacher_revision: str = ""
     """As `revision`; SERVICE for a model of a service, which says no other. Filled in when writing starts."""
     adapter: AdapterName = "lora"
-    objective: ObjectiveName = "dcd"
+    objective: str = "dcd"
+    """One of `ObjectiveName`, or several with their weights: "dcd,lm:0.1". See `training.mixture`."""
     tasks: tuple[str, ...] = ("qa", "summary")
     """Names, each with its own number of generations where one is given: "qa", "summary:4"."""
     chunk_tokens: int = 0
     """0: what the base's card recommends."""
     chunk_overlap: float = 0.1
     generations: int = 16
-    """Per chunk and task."""
+    """Per chunk and task; for objectives on windows, how often the document is cut into windows anew."""
     summary_share: float = 0.25
     """Generations of a summary, as a share of `generations`: summaries of one chunk are much alike."""
     temperature: float = 0.8
@@ -208,9 +210,20 @@ class Recipe:
     epochs: float = 12.0
     batch: int = 16
     kl_weight: float = 1.0
+    divergence: Divergence = "forward"
+    """forward: KL(teacher || student), reverse: KL(student || teacher), jsd: Jensen-Shannon."""
     hidden_weight: float = 1.0
+    """0 turns the hidden term off."""
+    hidden_layers: str = "all"
+    """Whose states it compares: "all", "last", "even", or numbers from 0, such as "0,3,7"."""
+    skd_draft: int = 5
+    """For `skd`: tokens that the student drafts before the teacher judges them."""
+    skd_accept: int = 25
+    """For `skd`: a drafted token stands while it is among so many that the teacher finds likeliest."""
+    skd_every: int = 50
+    """For `skd`: after so many steps the samples of the next ones are written anew."""
     held_out: float = 0.05
-    """Share of the samples that is never trained on; decides early stopping."""
+    """Share of the samples or windows that is never trained on; decides early stopping."""
     early_stopping: bool = True
     seed: int = 0
     format: int = 1

@@ -12,6 +12,21 @@ from kmcli.cli import render
 from kmcli.cli.app import Device, Model, opened, verb
 from kmcli.cli.failures import batch_exit_code
 from kmcli.cli.library_verbs import document_data, module_data
+from kmcli.cli.recipe_flags import (
+    ChunkTokens,
+    Engine,
+    Generations,
+    Judge,
+    MinScore,
+    Objective,
+    Overlap,
+    Preset,
+    RecipeFile,
+    Set,
+    Teacher,
+    Temperature,
+    recipe_options,
+)
 from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
@@ -19,48 +34,6 @@ if TYPE_CHECKING:
     from kmcli.workflows.house import House
     from kmcli.workflows.material import RecipeOptions
     from kmcli.workflows.study import Trained
-
-Preset = Annotated[
-    str | None, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")
-]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in TOML.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
-]
-Engine = Annotated[
-    str | None,
-    typer.Option("--engine", metavar="ENGINE", help="What writes: auto, hf, vllm, openai (any service) or llamacpp."),
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option("--teacher", metavar="MODEL", help="A larger model that writes: hub name, folder, GGUF, service's."),
-]
-ChunkTokens = Annotated[str | None, typer.Option("--chunk-tokens", metavar="N", help="Size of a chunk, in tokens.")]
-Overlap = Annotated[
-    str | None, typer.Option("--overlap", metavar="SHARE", help="What a chunk repeats of the one before: 0 to 0.9.")
-]
-Generations = Annotated[
-    str | None, typer.Option("--generations", metavar="N", help="How often each task is written for a chunk.")
-]
-Temperature = Annotated[
-    str | None, typer.Option("--temperature", metavar="T", help="How freely is written: 0 is always the likeliest.")
-]
-
-
-def recipe_options(
-    preset: str | None, recipe: Path | None, settings: Sequence[str] | None, **flags: str | None
-) -> RecipeOptions:
-    """flags: values of the recipe by key, which --set outranks."""
-    from kmcli.workflows.material import RecipeOptions
-
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    return RecipeOptions(preset, recipe, [*given, *(settings or ())])
-
-
-Judge = Annotated[bool, typer.Option("--judge", help="Have each sample rated from 1 to 5 by what writes it.")]
-MinScore = Annotated[
-    str | None, typer.Option("--min-score", metavar="N", help="Train only on samples with a score of N or more.")
-]
 
 
 @verb(
@@ -79,6 +52,7 @@ def train(
     preset: Preset = None,
     recipe: RecipeFile = None,
     settings: Set = None,
+    objective: Objective = None,
     engine: Engine = None,
     teacher: Teacher = None,
     chunk_tokens: ChunkTokens = None,
@@ -98,6 +72,7 @@ def train(
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
+    Another objective is for experiments: lm and ddcd read the document itself and need no study material.
     Ctrl-C saves what is done; the same command goes on from there.
     """
     from kmcli.workflows import study
@@ -106,6 +81,7 @@ def train(
         preset,
         recipe,
         settings,
+        objective=objective,
         teacher=teacher,
         chunk_tokens=chunk_tokens,
         chunk_overlap=overlap,
@@ -159,7 +135,10 @@ def _tell_trained(screen: Screen, trained: Trained) -> None:
     screen.write(f"{trained.document.name}: Knowledge Module {'finished' if trained.resumed else 'trained'}", bold=True)
     screen.facts(
         [
-            ("study material", study_material(trained.written, trained.kept, trained.samples)),
+            (
+                "study material",
+                study_material(trained.written, trained.kept, trained.samples) if trained.samples else "none needed",
+            ),
             ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
             ("loss", ", ".join(losses) + (f" ({', '.join(parts)})" if losses and parts else "")),
             ("time", render.duration(trained.seconds) + (f", {speed:,.0f} tokens/s" if speed else "")),

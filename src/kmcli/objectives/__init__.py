@@ -1,11 +1,20 @@
 """What training optimises: a view (who reads what, which tokens are scored) times a loss.
 
-| objective | teacher reads           | student reads   | scored                       | loss                     |
-|-----------|-------------------------|-----------------|------------------------------|--------------------------|
-| `dcd`     | chunk, prompt, response | prompt, response| the response and its end     | KL + hidden states       |
+| objective | made of        | teacher reads           | student reads           | scored                   | loss          |
+|-----------|----------------|-------------------------|-------------------------|--------------------------|---------------|
+| `dcd`     | study material | chunk, prompt, response | prompt, response        | the response and its end | distillation  |
+| `sdcd`    | its summaries  | as `dcd`                | as `dcd`                | as `dcd`                 | distillation  |
+| `ddcd`    | windows        | the window              | its second part         | the second part          | distillation  |
+| `lm`      | windows        | -                       | the window              | the window               | cross-entropy |
+| `pit`     | study material | -                       | prompt, response, chunk | all after the prompt     | cross-entropy |
+| `skd`     | its prompts    | as `dcd`                | as `dcd`                | as `dcd`                 | distillation  |
 
-To add one: a function in `views` that makes a View of a sample, a loss in `losses` unless one fits, a row in OBJECTIVES,
-its name in `types.ObjectiveName`.
+Distillation is a divergence of the predictions plus a distance of hidden states (`losses`). Windows are cut from the
+document itself (`windows`), so `ddcd` and `lm` need no study material. The responses of `skd` are written anew while it
+trains, by student and teacher together (`training.skd`). A recipe may mix them: see `training.mixture`.
+
+To add one: a function in `views` that makes a View of a sample or a window, a loss in `losses` unless one fits, a row in
+OBJECTIVES and above, its name in `types.ObjectiveName`.
 """
 
 from __future__ import annotations
@@ -15,8 +24,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmcli.bases import Loaded
-from kmcli.objectives.losses import distillation
-from kmcli.objectives.views import chunk_in_context
+from kmcli.objectives.losses import distillation, next_token
+from kmcli.objectives.views import chunk_in_context, instruction_first, second_part, whole_window
+from kmcli.objectives.windows import Window
 from kmcli.types import ObjectiveName, Sample, View
 
 if TYPE_CHECKING:
@@ -24,13 +34,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
-    """view: of a sample and its chunk's text. loss: see `losses.distillation`."""
+class OfSamples:
+    """An objective on study material. view: of a sample and its chunk's text. tasks: whose samples; empty: all tasks'.
+
+    renews: whether the responses are written anew during training.
+    """
 
     view: Callable[[Sample, str, Loaded], View]
     loss: Loss
+    tasks: tuple[str, ...] = ()
+    renews: bool = False
 
+
+@dataclass(frozen=True, slots=True)
+class OfWindows:
+    """An objective on the document itself. context: share of a window that the student is not shown."""
+
+    view: Callable[[Window, Loaded], View]
+    loss: Loss
+    context: float = 0.0
+
+
+Objective = OfSamples | OfWindows
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
-    "dcd": Objective(chunk_in_context, distillation),
+    "dcd": OfSamples(chunk_in_context, distillation),
+    "sdcd": OfSamples(chunk_in_context, distillation, tasks=("summary",)),
+    "ddcd": OfWindows(second_part, distillation, context=0.5),
+    "lm": OfWindows(whole_window, next_token),
+    "pit": OfSamples(instruction_first, next_token),
+    "skd": OfSamples(chunk_in_context, distillation, renews=True),
 }

@@ -55,8 +55,10 @@ def names(entries: Sequence[str]) -> list[str]:
 
 
 def check_prompts(recipe: Recipe, prompts: Prompts) -> None:
-    """Raises UsageError for an unknown task, and for one that what writes was not trained on. prompts: its own."""
-    """Raises UsageError for an unknown task, and for one, or a judge, that the base was not trained on."""
+    """Raises UsageError for an unknown task, and for one, or a judge, that what writes was not trained on.
+
+    prompts: its own.
+    """
     if recipe.judge and not prompts.judge:
         raise UsageError(
             f"the base {recipe.model} was not trained to judge study material.",

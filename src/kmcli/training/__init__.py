@@ -1,6 +1,6 @@
-"""From study material to a trained adapter on disk. Knows nothing of documents or libraries.
+"""From study material, and the text itself, to a trained adapter on disk. Knows nothing of documents or libraries.
 
-`train` reads top to bottom: split, views, adapter, loop, files. The loop itself is `loop.run`.
+`train` reads top to bottom: views (`mixture.mix`), adapter, loop, files. The loop itself is `loop.run`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
-from kmcli.synthesis.judge import good_enough
-from kmcli.types import Recipe, Reporter, Sample, View
+from kmcli.types import Recipe, Reporter, Sample
 
 if TYPE_CHECKING:
     from kmcli.bases import Loaded
@@ -28,28 +26,22 @@ def train(
     workspace: Path,
     out: Path,
     report: Reporter,
+    text: str = "",
 ) -> dict[str, Any]:
     """Train an adapter on samples, whose chunks' texts are given by hash, and save it to `out`. Returns its metrics.
 
-    workspace: where the checkpoint lives while training; one found there is continued. Raises InterruptedRun after Ctrl-C,
-    KmError where there is nothing to train on or training diverges.
+    text: the document's, without page breaks, for objectives that read windows of it. workspace: where the checkpoint
+    lives while training; one found there is continued. Raises InterruptedRun after Ctrl-C, KmError where there is nothing
+    to train on or training diverges.
     """
     from kmcli.adapters import ADAPTERS
-    from kmcli.objectives import OBJECTIVES
-    from kmcli.training import loop
+    from kmcli.training import loop, mixture
 
     adapter = ADAPTERS[recipe.adapter]
-    make_view = OBJECTIVES[recipe.objective].view
-    taught, held = split(good_enough(samples, chunks, recipe, report), recipe)
-    if not taught:
-        raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
-
-    def views(some: Sequence[Sample]) -> list[View]:
-        return [make_view(sample, chunks[sample.chunk_sha256], loaded) for sample in some]
-
+    mix = mixture.mix(loaded, samples, chunks, text, recipe, report)
     model = adapter.build(loaded, recipe)
     try:
-        metrics = loop.run(model, loaded, views(taught), views(held), recipe, workspace, report)
+        metrics = loop.run(model, loaded, mix, recipe, workspace, report)
         adapter.save(model, out)
     finally:
         model.unload().eval()  # the base goes back to what it was: the next document uses it

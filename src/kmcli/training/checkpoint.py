@@ -26,7 +26,10 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(slots=True)
 class Progress:
-    """Where training is. best: the lowest held-out loss so far, at best_step; last: the newest."""
+    """Where training is. best: the lowest held-out loss so far, at best_step; last: the newest.
+
+    written: responses in tokens that took the place of others, by the number of their view (`skd`).
+    """
 
     step: int = 0
     best: float | None = None
@@ -35,6 +38,7 @@ class Progress:
     micro_tokens: int = 0
     """Tokens of a micro-batch; 0: not decided yet."""
     curve: list[dict[str, float]] = field(default_factory=list)
+    written: dict[str, list[int]] = field(default_factory=dict)
 
 
 def copy(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

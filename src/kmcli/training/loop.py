@@ -1,4 +1,4 @@
-"""The training loop: model, views, teacher and recipe in; a trained adapter and its metrics out. Draws nothing.
+"""The training loop: model, mixture and recipe in; a trained adapter and its metrics out. Draws nothing.
 
 Everything is decided by the step count, never by the clock, so that a resumed run does what an uninterrupted one would.
 """
@@ -18,11 +18,12 @@ import torch
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
-from kmcli.objectives import OBJECTIVES
 from kmcli.training.checkpoint import Progress, bring_back, copy, deferred_interrupt, restore, save
 from kmcli.training.forward import causal, check_head, logits, scored_states
 from kmcli.training.gradients import MICRO_TOKENS, OTHERWISE, Gradients, Loss
 from kmcli.training.kernels import fast_layers
+from kmcli.training.mixture import Mixture, Part
+from kmcli.training.skd import Renewal
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
 
@@ -41,8 +42,7 @@ class _DivergedError(Exception):
 def run(
     model: Any,
     loaded: Loaded,
-    training: Sequence[View],
-    held_out: Sequence[View],
+    mixture: Mixture,
     recipe: Recipe,
     folder: Path,
     report: Reporter,
@@ -56,20 +56,26 @@ def run(
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    steps = recipe.steps or math.ceil(recipe.epochs * len(training) / recipe.batch)
+    largest = max(len(part.training) for part in mixture.parts)
+    steps = recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch)
     every = max(EVALUATE_EVERY, steps // EVALUATIONS)
     progress, best = restore(folder, parameters, optimiser)
-    views = [*training, *held_out]
-    validation = range(len(training), len(views))
-    rows = [(view.student_ids, view.student_mask) for view in views]
-    check_head(model, loaded, rows[0])
+    views = mixture.views  # some may be renewed: they are read anew at each step
+    check_head(model, loaded, (views[0].student_ids, views[0].student_mask))
     teacher = Teacher(model, loaded, views, folder=folder)
-    objective = OBJECTIVES[recipe.objective].loss
+    renewal = Renewal(model, loaded, mixture, teacher, recipe)
     head = partial(logits, model)
 
-    def loss_of(indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        student_LND = scored_states(model, loaded, [rows[i] for i in indices])
-        return objective(teacher.targets(indices), student_LND, head, recipe)
+    def loss_of(part: Part, indices: Sequence[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        student_LND = scored_states(model, loaded, [(views[i].student_ids, views[i].student_mask) for i in indices])
+        return mixture.loss(part, indices, student_LND, teacher.targets, head, recipe)
+
+    losses: list[Loss] = [partial(loss_of, part) for part in mixture.parts]
+
+    def batches(step: int) -> list[list[int]]:
+        """A batch of each part, in the order of the views as they were before anything was renewed."""
+        spans = [(part.training, renewal.first[part.training.start : part.training.stop]) for part in mixture.parts]
+        return [[span[place] for place in batch_of(step, first, recipe)] for span, first in spans]
 
     tokens = progress.micro_tokens or MICRO_TOKENS.get(loaded.device.type, OTHERWISE)
     gradients = Gradients(views, list(parameters.values()), tokens, report)
@@ -77,9 +83,12 @@ def run(
     def step() -> dict[str, float]:
         """One step of the optimiser, and a held-out evaluation where one is due; the loss and its terms."""
         nonlocal best
+        if renewal.indices and progress.step % recipe.skd_every == 0:
+            soon = range(progress.step, min(steps, progress.step + recipe.skd_every))
+            progress.written = renewal.renew(progress.step, (batch for at in soon for batch in batches(at)))
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, steps, recipe)
-        parts = [(loss_of, batch_of(progress.step, training, recipe))]
+        parts = list(zip(losses, batches(progress.step), strict=True))
         terms = gradients.compute(parts, recipe.seed * 1_000_003 + progress.step)
         norm = torch.nn.utils.clip_grad_norm_(gradients.parameters, recipe.clip)
         # All numbers in one transfer: an accelerator stands still for each.
@@ -90,8 +99,12 @@ def run(
         optimiser.step()
         progress.step += 1
         progress.curve.append({"step": progress.step, **numbers})
-        if held_out and (progress.step % every == 0 or progress.step == steps):
-            progress.last = _evaluate(model, loss_of, views, validation, recipe)
+        if mixture.held_out and (progress.step % every == 0 or progress.step == steps):
+            progress.last = sum(
+                _evaluate(model, one, views, part.held_out, recipe)
+                for one, part in zip(losses, mixture.parts, strict=True)
+                if part.held_out
+            )
             if not math.isfinite(progress.last):
                 raise _DivergedError(progress.step)
             if progress.best is None or progress.last < progress.best:
@@ -102,7 +115,8 @@ def run(
     diverged = False
     model.train()
     with closing(teacher), fast_layers(model, causal(model).get_output_embeddings()):
-        teacher.precompute(report)
+        teacher.precompute(report, later=renewal.indices)
+        renewal.restore(progress.written)
         started, first_step = time.monotonic(), progress.step
         with deferred_interrupt() as interrupted:
             while progress.step < steps and not _stalled(progress, recipe, every):
@@ -136,8 +150,8 @@ def run(
         "held_out_loss": progress.best if recipe.early_stopping or diverged else progress.last,
         "seconds": round(seconds, 3),
         "steps_per_second": round((progress.step - first_step) / seconds, 3) if seconds else None,
-        "training_samples": len(training),
-        "held_out_samples": len(held_out),
+        "training_samples": mixture.training,
+        "held_out_samples": mixture.held_out,
         "curve": progress.curve[:: max(1, len(progress.curve) // 200)],
     }
 
@@ -166,7 +180,7 @@ def batch_of(step: int, training: Sequence[View], recipe: Recipe) -> list[int]:
 
 
 def _evaluate(model: Any, loss_of: Loss, views: Sequence[View], validation: range, recipe: Recipe) -> float:
-    """The loss on the held-out views, each batch weighted by its scored tokens."""
+    """The loss on held-out views, each batch weighted by its scored tokens."""
     model.eval()
     total = tokens = 0.0
     with torch.no_grad():

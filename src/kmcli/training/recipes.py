@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kmcli.bases import Base
 from kmcli.errors import UsageError, did_you_mean
+from kmcli.objectives.losses import hidden_layers
 from kmcli.synthesis import TASKS
 from kmcli.synthesis.judge import BEST
 from kmcli.synthesis.plan import check_prompts
+from kmcli.training.mixture import canonical, study_tasks
 from kmcli.types import Recipe
 
 if sys.version_info >= (3, 11):
@@ -60,6 +62,7 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
     recipe = dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
     if not recipe.teacher:
         check_prompts(recipe, base.prompts)
+    study_tasks(recipe)
     return recipe
 
 
@@ -124,6 +127,8 @@ def _checked(key: str, value: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         name = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
         raise UsageError(f"{key} must be {name}, not {value!r}.", f"For example: --set {key}={example}")
+    if key in _LINES:
+        return _LINES[key](str(value))
     low, high = _LIMITS.get(key, (0, 10**9))
     if isinstance(value, (int, float)) and not low <= value <= high:
         hint = f"The default is {example}." if low <= default <= high else "Left out, it is what suits the base."
@@ -147,8 +152,23 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (0.01, 10**6),
     "batch": (1, 1 << 16),
     "held_out": (0, 0.5),
+    "skd_draft": (1, 64),
+    "skd_every": (1, 10**6),
     "summary_share": (0, 1),
 }
+
+
+def _layers(value: str) -> str:
+    value = value.replace(" ", "")
+    try:
+        hidden_layers(value, 10_000)  # how many the base has is seen when it is loaded
+    except ValueError as error:
+        raise UsageError(f"{error}.", "For example: --set hidden_layers=even") from None
+    return value
+
+
+_LINES: dict[str, Callable[[str], str]] = {"objective": canonical, "hidden_layers": _layers}
+"""Values with a syntax of their own: what checks them and puts them in the one form that recipes keep."""
 
 
 def _kind(key: str) -> type:

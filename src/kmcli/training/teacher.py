@@ -40,26 +40,32 @@ class Teacher:
         self.replaced: dict[int, View] = {}
 
     def precompute(self, report: Reporter, later: Collection[int] = ()) -> None:
-        """Compute the targets of every view that has a teacher, as far as there is room to keep them; but not
-        of those in `later`."""
+        """Compute the targets of every view that has a teacher, as far as there is room to keep them.
+
+        later: views that `put` brings targets for.
+        """
         keys = [(i, key) for i, key in enumerate(self.keys) if key is not None and i not in later]
-        todo = [i for i, key in keys if self.store.get(key) is None]
-        report(Event("teacher", "reading the document as the teacher", 0, len(self.views)))
-        done = len(self.views) - len(todo)
+        if not keys:
+            return
+        todo = list({key: i for i, key in keys if self.store.get(key) is None}.values())  # in a mix views may be alike
+        report(Event("teacher", "reading the document as the teacher", 0, len(keys)))
+        done = len(keys) - len(todo)
         for batch in self._batches(todo):
             room = [self.store.put(self._key(index), target) for index, target in self._compute(batch)]
             done += len(batch)
-            report(Event("teacher", "", done, len(self.views)))
+            report(Event("teacher", "", done, len(keys)))
             if not any(room):
                 break
-        report(Event("teacher", "", len(self.views), len(self.views)))
+        report(Event("teacher", "", len(keys), len(keys)))
 
     def put(self, index: int, view: View, target: torch.Tensor | None) -> None:
         """Another view in the place of one, with its targets (L, n, D); None: they are computed when they are needed."""
-        self.store.forget(self._key(index))
+        before = self._key(index)
         self.replaced[index] = view
         self.keys[index] = targets.key(view, self.loaded.base.revision)
-        if target is not None:
+        if before not in self.keys:  # else another part of a mix has the same view
+            self.store.forget(before)
+        if target is not None and self.store.get(self._key(index)) is None:
             self.store.put(self._key(index), target)
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""Making a Knowledge Module: train writes the study material that is missing, and distils it."""
+"""Making a Knowledge Module: train writes the study material that is missing, as far as its objective needs any, and
+trains on it."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from typing import Any
 
 from kmcli import bases
 from kmcli.bases import Base
+from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
 from kmcli.training import train as train_adapter
-from kmcli.types import Document, Event, KnowledgeModule, Recipe
+from kmcli.training.mixture import study_tasks
+from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
 from kmcli.workflows import imported
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House
@@ -32,6 +35,7 @@ class Trained:
     kept: int
     written: int
     samples: int
+    """0, like `kept` and `written`, where the objective needs no study material."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +93,30 @@ def _train(
     if resumed:
         house.report(Event("train", f"going on with the unfinished training of {document.name}"))
     try:
-        with open_writer(house, loader, base, recipe) as writer:
-            material = write_missing(house, document, writer, recipe, force)
+        tasks = study_tasks(recipe)
+        material = None
+        if tasks:
+            with open_writer(house, loader, base, recipe) as writer:
+                material = write_missing(house, document, writer, replace(recipe, tasks=tasks), force)
         loaded = loader.load(base)
         chunks = house.study_chunks(document, loaded, recipe)
-        attached = imported.attach(house, document, loaded, recipe, chunks)
-        imported.tell(house, document, attached)
-        samples = attached.samples
-        if not samples:
-            raise KmError(
-                f"the base wrote nothing about {document.name} that it confirmed itself.",
-                "Choose a larger base with --model (see km models).",
-            )
+        samples: list[Sample] = []
+        if tasks:
+            attached = imported.attach(house, document, loaded, recipe, chunks)
+            imported.tell(house, document, attached)
+            samples = attached.samples
+            if not samples:
+                raise KmError(
+                    f"the base wrote nothing about {document.name} that it confirmed itself.",
+                    "Choose a larger base with --model (see km models).",
+                )
         texts = {chunk.sha256: chunk.text for chunk in chunks}
         out = library.staging(document)
-        metrics: dict[str, Any] = train_adapter(loaded, samples, texts, recipe, workspace, out, house.report)
-        metrics |= {"confirmed_share": round(material.confirmed, 4), "chunks": len(chunks)}
+        text = join_pages(library.text(document))
+        metrics: dict[str, Any] = train_adapter(loaded, samples, texts, recipe, workspace, out, house.report, text)
+        metrics["chunks"] = len(chunks)
+        if material:
+            metrics["confirmed_share"] = round(material.confirmed, 4)
         (out / "card.md").write_text(_card(document, recipe, metrics), "utf-8")
         module = library.commit_module(document, out, recipe, metrics)
     except (InterruptedRun, ResourceError):
@@ -114,6 +126,8 @@ def _train(
             library.clear_workspace(document)
         raise
     seconds = time.monotonic() - started
+    if not material:
+        return Trained(document, module, resumed, seconds, 0, 0, 0)
     return Trained(document, module, resumed, seconds, material.kept, material.written, material.samples)
 
 

@@ -1,0 +1,192 @@
+"""A recipe's objective, which may be a mix of several: what it needs, its views, and its loss.
+
+The recipe says it in one line: "dcd", or "dcd,lm:0.1" with weights (1 where none is given). Every step takes a batch of each
+part and adds the parts' losses, each a mean over its own tokens, times its weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, get_args
+
+from kmcli.bases import Loaded
+from kmcli.errors import KmError, UsageError, did_you_mean
+from kmcli.objectives import OBJECTIVES, Objective, OfSamples, OfWindows, windows
+from kmcli.objectives.losses import hidden_layers
+from kmcli.objectives.views import opening_size
+from kmcli.synthesis import plan
+from kmcli.synthesis.judge import good_enough
+from kmcli.training import split
+from kmcli.types import ObjectiveName, Recipe, Reporter, Sample, View
+
+if TYPE_CHECKING:
+    import torch
+
+    from kmcli.objectives.losses import Head
+
+NAMES: dict[str, ObjectiveName] = {name: name for name in get_args(ObjectiveName)}
+WINDOW_CHUNKS = 2
+"""A window's tokens, in chunks: the context that a chunk is, and as much again to predict."""
+
+_WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One objective of a mix. training, held_out: which of the mixture's views are its own."""
+
+    name: ObjectiveName
+    weight: float
+    objective: Objective
+    training: range
+    held_out: range
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """views: of all parts, one after the other, each part's to train on before those it holds out."""
+
+    views: list[View]
+    parts: tuple[Part, ...]
+
+    @property
+    def training(self) -> int:
+        return sum(len(part.training) for part in self.parts)
+
+    @property
+    def held_out(self) -> int:
+        return sum(len(part.held_out) for part in self.parts)
+
+    def loss(
+        self,
+        part: Part,
+        indices: Sequence[int],
+        student_LND: torch.Tensor,
+        targets: Callable[[Sequence[int]], torch.Tensor],
+        head: Head,
+        recipe: Recipe,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A part's loss on some of its views, weighted, and its terms by name: "kl"; in a mix "dcd kl".
+
+        student_LND: states at the views' scored positions, one view after the other. targets: gives the teacher's for
+        views that have one.
+        """
+        import torch
+
+        teacher_LND = None if self.views[indices[0]].teacher_ids is None else targets(indices)
+        ids = torch.tensor([token for index in indices for token in scored(self.views[index])], dtype=torch.long)
+        value, terms = part.objective.loss(teacher_LND, student_LND, ids.to(student_LND.device), head, recipe)
+        prefix = f"{part.name} " if len(self.parts) > 1 else ""
+        return part.weight * value, {prefix + name: term for name, term in terms.items()}
+
+
+def scored(view: View) -> list[int]:
+    """The ids of the tokens that a view scores."""
+    return [token for token, on in zip(view.student_ids, view.student_mask, strict=True) if on]
+
+
+def parse(text: str) -> dict[ObjectiveName, float]:
+    """Weights by objective of a recipe's line. Raises UsageError where it makes no sense."""
+    weights: dict[ObjectiveName, float] = {}
+    for entry in text.split(","):
+        name, colon, number = (part.strip() for part in entry.partition(":"))
+        if name not in NAMES:
+            known = "Choose one of " + ", ".join(NAMES) + "; or a mix: dcd,lm:0.1"
+            raise UsageError(f"{name!r} is no objective.", did_you_mean(name, list(NAMES), known))
+        if NAMES[name] in weights:
+            raise UsageError(f"the objective {name!r} stands twice in the recipe.", "Name each objective once.")
+        if colon and not (_WEIGHT.fullmatch(number) and float(number)):
+            raise UsageError(
+                f"{number!r} is no weight for the objective {name!r}.",
+                f"It is a number above 0. For example: {name}:0.1",
+            )
+        weights[NAMES[name]] = float(number) if colon else 1.0
+    return weights
+
+
+def canonical(text: str) -> str:
+    """The line as recipes keep it, the same for the same mix: weights of 1 left out."""
+    return ",".join(name if weight == 1 else f"{name}:{weight:g}" for name, weight in parse(text).items())
+
+
+def study_tasks(recipe: Recipe) -> tuple[str, ...]:
+    """The entries of the recipe's tasks that its objectives learn from; () where they need no study material.
+
+    Raises UsageError where an objective finds none of its own among them.
+    """
+    needed: set[str] = set()
+    for name in parse(recipe.objective):
+        objective = OBJECTIVES[name]
+        if isinstance(objective, OfSamples):
+            mine = [entry for entry in recipe.tasks if not objective.tasks or plan.names([entry])[0] in objective.tasks]
+            if not mine:
+                raise UsageError(
+                    f"the objective {name} learns from "
+                    + " and ".join(objective.tasks)
+                    + ", and the recipe has no such task.",
+                    f"Add it: --set tasks={','.join([*recipe.tasks, *objective.tasks])}",
+                )
+            needed.update(mine)
+    return tuple(entry for entry in recipe.tasks if entry in needed)
+
+
+def mix(
+    loaded: Loaded,
+    samples: Sequence[Sample],
+    chunks: Mapping[str, str],
+    text: str,
+    recipe: Recipe,
+    report: Reporter,
+) -> Mixture:
+    """The views of a recipe's objectives on a document; one that would score nothing is left out.
+
+    chunks: texts by hash; of the samples those are taken that are `good_enough`. text: the document's, without page breaks.
+    Raises KmError where an objective has nothing to train on, UsageError where the base has no such layers, or samples
+    were not rated and should be.
+    """
+    try:
+        hidden_layers(recipe.hidden_layers, loaded.model.config.get_text_config().num_hidden_layers)
+    except ValueError as error:
+        raise UsageError(f"{error}.", "Leave it out to compare all layers.") from None
+    studied = replace(recipe, tasks=study_tasks(recipe))
+    good = good_enough(samples, chunks, studied, report) if studied.tasks else []
+    views: list[View] = []
+    parts: list[Part] = []
+    for name, weight in parse(recipe.objective).items():
+        objective = OBJECTIVES[name]
+        if isinstance(objective, OfSamples):
+            own = [one for one in good if not objective.tasks or one.task in objective.tasks]
+            taught, held = (
+                [
+                    view
+                    for one in some
+                    if any((view := objective.view(one, chunks[one.chunk_sha256], loaded)).student_mask)
+                ]
+                for some in split(own, recipe)
+            )
+            if not taught:
+                raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
+        else:
+            taught, held = _of_windows(objective, text, loaded, recipe)
+            if not taught:
+                raise KmError("the document has too little text to train on.", "Is it the right file? See km show NAME")
+        start, middle = len(views), len(views) + len(taught)
+        views += taught + held
+        parts.append(Part(name, weight, objective, range(start, middle), range(middle, len(views))))
+    return Mixture(views, tuple(parts))
+
+
+def _of_windows(objective: OfWindows, text: str, loaded: Loaded, recipe: Recipe) -> tuple[list[View], list[View]]:
+    """Views to train on and held out, of windows that have no token in common."""
+    ids = list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+    size = min(WINDOW_CHUNKS * recipe.chunk_tokens, loaded.base.context - opening_size(loaded))
+    context = int(size * objective.context)
+    stretches, held = windows.split(ids, size, recipe.held_out, recipe.seed)
+    taught = [
+        objective.view(window, loaded)
+        for stretch in stretches
+        for window in windows.windows(ids, stretch, size, context, recipe.generations, recipe.seed)
+    ]
+    return taught, [objective.view(windows.whole(ids, one, context), loaded) for one in held]
