@@ -83,5 +83,6 @@ def _tell(screen: Screen, serving: Serving) -> None:
         one = serving.others == 1
         what = "fits another base and is" if one else "fit other bases and are"
         screen.note(f"{render.count(serving.others, 'Knowledge Module')} {what} not served")
-    screen.note(f"serving {serving.base} and {render.count(serving.modules, 'Knowledge Module')}; Ctrl-C stops")
+    count = render.count(serving.modules, "Knowledge Module")
+    screen.note(f"serving {serving.base} and {count} at {serving.url}/v1; Ctrl-C stops")
     screen.write(f"{serving.url}/v1")

@@ -132,7 +132,8 @@ class Slots:
         for layer, other in zip(self._layers, like, strict=True):
             new = []
             for which, states in enumerate((other.keys, other.values)):
-                room = states.new_empty((size[0], states.shape[1], size[1], states.shape[3]))
+                # Zeros: what is hidden counts as nothing times its value, and nothing times NaN would be NaN.
+                room = states.new_zeros((size[0], states.shape[1], size[1], states.shape[3]))
                 if self.count:
                     room[: self.count, :, : self.longest] = layer.room[which][: self.count, :, : self.longest]
                 new.append(room)

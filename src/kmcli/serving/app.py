@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -35,9 +36,6 @@ DRAINED = 16
 
 PRINTABLE = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
 """What stands in a header as it is; the rest as in a URL."""
-
-GONE = 499
-"""The status of a request whose client left: nobody reads it, it is counted."""
 
 
 def build(service: Service, key: str | None) -> ASGIApp:
@@ -128,12 +126,10 @@ class _Api:
         head = Head(wanted.model, int(time.time()), ready.fingerprint, len(ready.prompt))
         scored = wanted.top_logprobs is not None
         headers = {"X-KM-Warning": quote(ready.warning, safe=PRINTABLE)} if ready.warning else {}
-        answer = _while_there(request, self._service.answer(ready))
-        try:
-            first = await anext(answer)  # what is refused until now has a status of its own
-        except ClientDisconnect:
-            return Response(status_code=GONE)
+        answer = self._service.answer(ready, asyncio.ensure_future(_disconnected(request)))
+        first = await anext(answer)  # what is refused until now has a status of its own
         if not wanted.stream:
+            await answer.aclose()
             return JSONResponse(head.completion(first, scored), headers=headers)
         events = _events(head, wanted, first, answer)
         headers["Cache-Control"] = "no-cache"
@@ -143,47 +139,23 @@ class _Api:
         return {"id": self._service.base_id, "object": "model", "created": self._began, "owned_by": "km"}
 
 
-async def _events(head: Head, wanted: Wanted, first: Written, rest: AsyncIterator[Written]) -> AsyncIterator[bytes]:
+async def _events(
+    head: Head, wanted: Wanted, first: Written, rest: AsyncGenerator[Written, None]
+) -> AsyncIterator[bytes]:
     """The answer as server-sent events. What goes wrong on the way is the last of them."""
     scored, written = wanted.top_logprobs is not None, first
-    try:
-        yield head.opening()
-        for event in head.chunks(first, scored):
-            yield event
-        async for written in rest:
-            for event in head.chunks(written, scored):
+    async with aclosing(rest):
+        try:
+            for event in [head.opening(), *head.chunks(first, scored)]:
                 yield event
-        if wanted.include_usage:
-            yield head.usage_chunk(written.tokens)
-        yield wire.DONE
-    except ClientDisconnect:
-        return
-    except KmError as error:
-        yield wire.event(refusals.from_error(error).as_json())
-
-
-async def _while_there(request: Request, answer: AsyncGenerator[Written, None]) -> AsyncIterator[Written]:
-    """An answer, as long as its client is connected. Raises ClientDisconnect, and leaves the answer, where it is not."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        while True:
-            piece = asyncio.ensure_future(_next(answer))
-            await asyncio.wait({piece, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not piece.done():
-                piece.cancel()
-                await asyncio.wait({piece})
-                raise ClientDisconnect
-            written = piece.result()
-            if written is None:
-                return
-            yield written
-    finally:
-        gone.cancel()
-        await answer.aclose()
-
-
-async def _next(answer: AsyncGenerator[Written, None]) -> Written | None:
-    return await anext(answer, None)
+            async for written in rest:
+                for event in head.chunks(written, scored):
+                    yield event
+            if wanted.include_usage:
+                yield head.usage_chunk(written.tokens)
+            yield wire.DONE
+        except KmError as error:
+            yield wire.event(refusals.from_error(error).as_json())
 
 
 async def _disconnected(request: Request) -> None:
@@ -201,7 +173,7 @@ async def _body(request: Request, limit: int) -> bytes:
     except asyncio.TimeoutError:
         raise Refused(408, "timeout", f"the body did not arrive within {BODY_SECONDS:g} seconds.") from None
     except ClientDisconnect:
-        raise Refused(GONE, "gone", "the client left.") from None
+        raise refusals.gone() from None
 
 
 async def _collected(request: Request, limit: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kmcli.errors import KmError, NotFoundError, UsageError
+from kmcli.errors import KmError
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -23,6 +23,7 @@ class Refused(KmError):
     ) -> None:
         super().__init__(message, hint)
         self.status, self.code, self.param, self.headers = status, code, param, headers or {}
+        self.args = (status, code, message, hint, param, headers)
 
     def as_json(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
@@ -33,10 +34,6 @@ def from_error(error: KmError) -> Refused:
     """A KmError of the rooms below as a client is told it."""
     if isinstance(error, Refused):
         return error
-    if isinstance(error, NotFoundError):
-        return Refused(404, "model_not_found", error.message, error.hint, "model")
-    if isinstance(error, UsageError):
-        return Refused(400, "invalid_value", error.message, error.hint)
     return Refused(503, "unavailable", error.message, error.hint)
 
 
@@ -56,6 +53,11 @@ def too_slow(seconds: float) -> Refused:
 
 def ending() -> Refused:
     return Refused(503, "shutting_down", "the server is shutting down.", "Ask again when it is back.")
+
+
+def gone() -> Refused:
+    """Nobody reads it; its status, which is nginx's for this, is counted."""
+    return Refused(499, "gone", "the client left.")
 
 
 def broken() -> Refused:

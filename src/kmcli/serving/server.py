@@ -47,10 +47,8 @@ def url(sock: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(service: Service, sock: socket.socket, key: str | None, tell: Callable[[str], None]) -> signal.Signals | None:
-    """Serve until a signal ends it, which is returned. tell: takes a sentence for the person who runs it."""
-    log = logging.getLogger("uvicorn.error")
-    log.addFilter(_is_bug)
+def make(service: Service, key: str | None, tell: Callable[[str], None]) -> Server:
+    """tell: takes a sentence for the person who runs it."""
     config = uvicorn.Config(
         build(service, key),
         log_config=None,
@@ -59,12 +57,18 @@ def run(service: Service, sock: socket.socket, key: str | None, tell: Callable[[
         server_header=False,
         timeout_graceful_shutdown=int(service.limits.grace) + AFTERWARDS,
     )
-    server = Server(config, service, tell)
+    return Server(config, service, tell)
+
+
+def run(server: Server, sock: socket.socket) -> signal.Signals | None:
+    """Serve until a signal ends it, which is returned."""
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(_is_bug)
     try:
         server.run([sock])
     finally:
         log.removeFilter(_is_bug)
-        service.close()
+        server.service.close()
     return server.ended_by
 
 
@@ -73,7 +77,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service, tell: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._service, self._tell = service, tell
+        self.service, self._tell = service, tell
         self.ended_by: signal.Signals | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -83,7 +87,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        under_way, grace = self._service.under_way, self._service.limits.grace
+        under_way, grace = self.service.under_way, self.service.limits.grace
         if under_way:
             answers = f"{under_way} answer" + "s" * (under_way != 1)
             self._tell(f"stopping: {answers} under way, {grace:g} seconds to finish (Ctrl-C again stops at once)")
@@ -92,9 +96,9 @@ class Server(uvicorn.Server):
         cut.cancel()
 
     def _cut(self) -> None:
-        if self._service.under_way:
-            self._tell(f"cut off: {self._service.under_way}, which were not finished in time")
-        self._service.refuse_all(refusals.ending())
+        if self.service.under_way:
+            self._tell(f"cut off: {self.service.under_way}, which were not finished in time")
+        self.service.refuse_all(refusals.ending())
 
 
 def _is_bug(record: logging.LogRecord) -> bool:

@@ -15,7 +15,7 @@ from kmcli import bases
 from kmcli.adapters import stack
 from kmcli.bases import Base, Loaded
 from kmcli.engines import Sampling
-from kmcli.errors import KmError, NotFoundError, did_you_mean
+from kmcli.errors import KmError, did_you_mean
 from kmcli.serving import Catalogue, Entry, Limits, refusals
 from kmcli.serving.batching import Batch, Job
 from kmcli.serving.counts import Counts
@@ -77,19 +77,24 @@ class Service:
             self._batch.cancel(job)
 
     def find(self, model: str) -> Entry | None:
-        """The Knowledge Module of that name, NAME or NAME@MODULE; None for the base. Raises KmError."""
+        """The Knowledge Module of that name, NAME or NAME@MODULE; None for the base.
+
+        Raises Refused, with status 404, where it cannot be had from this server.
+        """
         if model == self.base_id:
             return None
         name, pinned, module = model.rpartition("@")
-        entry = self._catalogue.find(name if pinned else model)
+        try:
+            entry = self._catalogue.find(name if pinned else model)
+        except KmError as error:
+            raise _no_model("model_unusable", error.message, error.hint) from None
         if entry is None:
             known = [self.base_id, *(entry.name for entry in self.entries())]
             hint = did_you_mean(name if pinned else model, known, "GET /v1/models lists them.")
-            raise NotFoundError(f"there is no model {model!r}.", hint)
+            raise _no_model("model_not_found", f"there is no model {model!r}.", hint)
         if pinned and module != entry.module.id:
-            raise NotFoundError(
-                f"{model} is not the Knowledge Module that {entry.name} has now.", f"That is {entry.pinned}."
-            )
+            message = f"{model} is not the Knowledge Module that {entry.name} has now."
+            raise _no_model("model_not_found", message, f"That is {entry.pinned}.")
         return entry
 
     async def prepare(self, wanted: Wanted) -> Ready:
@@ -109,10 +114,11 @@ class Service:
         fingerprint = self._loaded.base.revision[:16] + (f"-{entry.module.id}" if entry else "")
         return Ready(wanted, prompt, adapter, most, fingerprint, entry.warning if entry else "")
 
-    async def answer(self, ready: Ready) -> AsyncGenerator[Written, None]:
+    async def answer(self, ready: Ready, gone: asyncio.Future[None]) -> AsyncGenerator[Written, None]:
         """What is written of the answer, piece by piece; all of it at once where no stream is wanted.
 
-        Leaving it early frees its place. Raises Refused where there are too many, or it takes too long.
+        gone: done when the client has left; cancelled here at the answer's end. Leaving the answer early frees its place.
+        Raises Refused where there are too many, it takes too long, or nobody waits for it any more.
         """
         loop = asyncio.get_running_loop()
         written: asyncio.Queue[Written | Refused] = asyncio.Queue()
@@ -126,7 +132,12 @@ class Service:
         job = Job(ready.prompt, ready.adapter, sampling, wanted.stops, wanted.top_logprobs, wanted.stream, hand_over)
         began = time.monotonic()
         finish, tokens = "", 0
-        self._batch.submit(job)
+        gone.add_done_callback(lambda _: written.put_nowait(refusals.gone()))
+        try:
+            self._batch.submit(job)
+        except Refused:
+            gone.cancel()
+            raise
         self._jobs.add(job)
         try:
             while not finish:
@@ -140,6 +151,7 @@ class Service:
                     self.counts.seconds.observe(time.monotonic() - began)
                 yield piece
         finally:
+            gone.cancel()
             self._jobs.discard(job)
             self.counts.prompt_tokens.inc(len(ready.prompt))
             self.counts.written_tokens.inc(tokens)
@@ -196,6 +208,10 @@ class _Modules:
 def public_name(base: Base) -> str:
     """What clients call the base: as km does, but never by a path."""
     return base.name if base.embedded else base.portable_name
+
+
+def _no_model(code: str, message: str, hint: str) -> Refused:
+    return Refused(404, code, message, hint, "model")
 
 
 async def _within(written: asyncio.Queue[Written | Refused], left: float, seconds: float) -> Written | Refused:

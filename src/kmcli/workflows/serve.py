@@ -61,7 +61,7 @@ def serve(
         service = Service(house.load(base), catalogue, limits)
         found, others = len(catalogue.entries()), len(catalogue.others())
         on_ready(Serving(url, service.base_id, found, others))
-        ended_by = server.run(service, sock, key, house.warn)
+        ended_by = server.run(server.make(service, key, house.warn), sock)
     finally:
         sock.close()
     counts = service.counts
