@@ -67,7 +67,7 @@ def make_modules(base: Base, count: int, folder: Path) -> list[Entry]:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
-                    parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+                    parameter.copy_(0.7 * torch.randn(parameter.shape, generator=generator))
         path = folder / str(number)
         path.mkdir()
         lora.save(model, path)
@@ -186,7 +186,7 @@ def main() -> int:
                 print(
                     f"round {turn + 1}: km serve {tokens:,} tokens in {ours:.1f} s ({tokens / ours:,.0f}/s), "
                     f"PEFT {tokens:,} tokens in {theirs:.1f} s ({tokens / theirs:,.0f}/s), "
-                    f"{same} of {len(other)} answers the same",
+                    f"{same} of {len(other)} answers the same ({len(set(other.values()))} different ones)",
                     flush=True,
                 )
     times = statistics.median(rates["km serve"]) / statistics.median(rates["PEFT"])

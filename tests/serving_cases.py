@@ -39,13 +39,13 @@ def ingested(name: str, text: str = "") -> Ingested:
 ANSWERS = ("the {0} of the harbour in {1}", "${1} a day", "the {0} department, within {1} days", "{0} Street {1}")
 
 
-def teach(name: str, seed: int, steps: int = 14, **changes: Any) -> KnowledgeModule:
+def teach(name: str, seed: int, steps: int = 80, **changes: Any) -> KnowledgeModule:
     """A new Knowledge Module for the document, added where it is new. It learns answers of its own to QUESTIONS."""
     base = bases.find(EMBEDDED, silent)
     loaded = bases.load(base, "cpu")
     recipe = replace(Recipe(model=base.name, revision=base.revision, rank=4 + seed % 3, seed=seed), **changes)
     model = lora.build(loaded, recipe)
-    optimiser = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=2e-2)
+    optimiser = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
     rows = []
     for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
         prompt = loaded.chat_ids([("user", question)])
@@ -57,7 +57,10 @@ def teach(name: str, seed: int, steps: int = 14, **changes: Any) -> KnowledgeMod
         ids[row, : len(prompt) + len(written)] = torch.tensor([*prompt, *written])
         labels[row, len(prompt) : len(prompt) + len(written)] = torch.tensor(written)
     for _ in range(steps):
-        model(input_ids=ids, labels=labels).loss.backward()
+        loss = model(input_ids=ids, labels=labels).loss
+        if loss < 0.05:
+            break
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
     with Library.open(config.home()) as library:

@@ -250,7 +250,7 @@ def test_a_request_with_everything() -> None:
 
 def test_a_request_with_little() -> None:
     wanted = wire.read(body(stop="x"))
-    assert (wanted.max_tokens, wanted.temperature, wanted.top_p, wanted.stops) == (None, 1.0, 1.0, ("x",))
+    assert (wanted.max_tokens, wanted.temperature, wanted.top_p, wanted.stops) == (None, 0.0, 1.0, ("x",))
     assert (wanted.top_logprobs, wanted.stream, wanted.include_usage) == (None, False, False)
     assert wire.read(body()).seed != wire.read(body()).seed
 

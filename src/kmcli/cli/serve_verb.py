@@ -25,22 +25,28 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; another than this machine's needs a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Which port; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Which port; 0 takes a free one.")
+    ] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", metavar="KEY", help=f"What clients must send; better in {KEY_VARIABLE}."),
     ] = None,
     engine: Annotated[
-        Literal["hf"], typer.Option("--engine", help="What answers: transformers, many Knowledge Modules at a time.")
+        Literal["hf"],
+        typer.Option(
+            "--engine", metavar="ENGINE", help="What answers. hf: transformers, many Knowledge Modules at a time."
+        ),
     ] = "hf",
     parallel: Annotated[
-        int, typer.Option("--parallel", min=1, max=1024, help="Answers written at a time.")
+        int, typer.Option("--parallel", metavar="N", min=1, max=1024, help="Answers written at a time.")
     ] = _LIMITS.parallel,
     waiting: Annotated[
-        int, typer.Option("--waiting", min=1, help="Requests that may wait; the next are told to come back.")
+        int,
+        typer.Option("--waiting", metavar="N", min=1, help="Requests that may wait; the next are told to come back."),
     ] = _LIMITS.waiting,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, help="Tokens of an answer, whatever a client asks for.")
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Tokens of an answer, whatever a client asks for.")
     ] = _LIMITS.max_tokens,
     max_body: Annotated[
         int, typer.Option("--max-body", min=1024, metavar="BYTES", help="Size of a request.")
@@ -80,8 +86,7 @@ def serve(
 def _tell(screen: Screen, serving: Serving) -> None:
     """The address on stdout: what another program reads to know where."""
     if serving.others:
-        one = serving.others == 1
-        what = "fits another base and is" if one else "fit other bases and are"
+        what = "does not fit this base and is" if serving.others == 1 else "do not fit this base and are"
         screen.note(f"{render.count(serving.others, 'Knowledge Module')} {what} not served")
     count = render.count(serving.modules, "Knowledge Module")
     screen.note(f"serving {serving.base} and {count} at {serving.url}/v1; Ctrl-C stops")

@@ -33,7 +33,10 @@ _UNKNOWN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request. max_tokens None: as many as the server allows. top_logprobs None: no logprobs at all."""
+    """A request. Without a temperature answers are greedy, as those of `km ask`.
+
+    max_tokens None: as many as the server allows. top_logprobs None: no logprobs at all.
+    """
 
     model: str
     turns: tuple[tuple[str, str], ...]
@@ -91,7 +94,7 @@ def read(body: bytes) -> Wanted:
         model=_text(data.get("model"), "model"),
         turns=_turns(data.get("messages")),
         max_tokens=_whole(data, limit, 1, None),
-        temperature=_number(data, "temperature", 1.0, 0.0, 2.0),
+        temperature=_number(data, "temperature", 0.0, 0.0, 2.0),
         top_p=_number(data, "top_p", 1.0, 0.0, 1.0),
         seed=secrets.randbits(31) if seed is None else seed,
         stops=_stops(data.get("stop")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kmcli.bases import Base
@@ -15,7 +15,7 @@ from kmcli.workflows.house import House, untrained
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A server that is about to answer. others: fresh Knowledge Modules that fit other bases."""
+    """A server that is about to answer. others: Knowledge Modules that do not fit its base."""
 
     url: str
     base: str
@@ -85,34 +85,31 @@ class LibraryCatalogue:
         self._house, self._base = house, base
 
     def entries(self) -> list[Entry]:
-        return [entry for entry in self._fresh() if isinstance(entry, Entry)]
+        return [entry for entry in self._all() if isinstance(entry, Entry) and not entry.warning]
 
     def others(self) -> list[KmError]:
-        """Why fresh modules are not among the entries."""
-        return [entry for entry in self._fresh() if isinstance(entry, KmError)]
+        """Why modules cannot be served."""
+        return [entry for entry in self._all() if isinstance(entry, KmError)]
 
     def find(self, name: str) -> Entry | None:
         try:
             document = self._house.library.find(name)
         except NotFoundError:
             return None
-        found = self._look(document)
+        found = self._look(document) or untrained(document)
         if isinstance(found, KmError):
             raise found
         return found
 
-    def _fresh(self) -> list[Entry | KmError]:
-        documents = self._house.library.documents()
-        trained = [one for one in documents if self._house.library.state(one) not in ("untrained", "stale")]
-        found = [self._look(document) for document in trained]
-        return [one for one in found if isinstance(one, KmError) or not one.warning]
+    def _all(self) -> Iterator[Entry | KmError]:
+        return filter(None, map(self._look, self._house.library.documents()))
 
-    def _look(self, document: Document) -> Entry | KmError:
-        """The document's module, or why it cannot be used here."""
+    def _look(self, document: Document) -> Entry | KmError | None:
+        """The document's module, or why it cannot be used here; None where it has none."""
         try:
             module = self._house.library.module(document)
             if module is None:
-                return untrained(document)
+                return None
             recipe, base = module.recipe, self._base
             if (recipe.model, recipe.revision) != (base.name, base.revision):
                 return self._house.outdated(document, module) or self._other_base(document, recipe.model)
