@@ -121,16 +121,10 @@ def train(
 
 def _tell_trained(screen: Screen, trained: Trained) -> None:
     metrics = trained.module.metrics
-    speed = metrics.get("tokens_per_second")
     losses = [
         f"{render.number(metrics[key])} {words}"
         for key, words in (("train_loss", "in training"), ("held_out_loss", "held out"))
         if metrics.get(key) is not None
-    ]
-    parts = [
-        f"{words} {render.number(metrics[key])}"
-        for key, words in (("kl", "KL"), ("hidden", "hidden"))
-        if key in metrics
     ]
     screen.write(f"{trained.document.name}: Knowledge Module {'finished' if trained.resumed else 'trained'}", bold=True)
     screen.facts(
@@ -140,8 +134,8 @@ def _tell_trained(screen: Screen, trained: Trained) -> None:
                 study_material(trained.written, trained.kept, trained.samples) if trained.samples else "none needed",
             ),
             ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
-            ("loss", ", ".join(losses) + (f" ({', '.join(parts)})" if losses and parts else "")),
-            ("time", render.duration(trained.seconds) + (f", {speed:,.0f} tokens/s" if speed else "")),
+            ("loss", ", ".join(losses)),
+            ("time", render.duration(trained.seconds)),
         ],
         indent="  ",
     )

@@ -4,6 +4,7 @@
     material.py   synth
     study.py      train
     answer.py     ask, compare
+    serve.py      serve
     share.py      export
     setup.py      models, doctor
     house.py      what every verb is given: the library, the settings, whom to report to

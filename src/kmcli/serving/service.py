@@ -1,0 +1,221 @@
+"""One base, its Knowledge Modules, and the batch: what a request becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmcli import bases
+from kmcli.adapters import stack
+from kmcli.bases import Base, Loaded
+from kmcli.engines import Sampling
+from kmcli.errors import KmError, did_you_mean
+from kmcli.serving import Catalogue, Entry, Limits, refusals
+from kmcli.serving.batching import Batch, Job
+from kmcli.serving.counts import Counts
+from kmcli.serving.refusals import Refused
+from kmcli.serving.wire import Wanted, Written
+
+TRIES = 3
+"""How often a Knowledge Module is looked up again that was replaced while it was being read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request that can be answered. fingerprint: which base and which module write the answer."""
+
+    wanted: Wanted
+    prompt: list[int]
+    adapter: stack.Adapter | None
+    max_tokens: int
+    fingerprint: str
+    warning: str
+
+
+class Service:
+    """Its async methods are for one event loop's thread, the one that the catalogue is used from."""
+
+    def __init__(self, loaded: Loaded, catalogue: Catalogue, limits: Limits) -> None:
+        """Raises ResourceError where the base cannot be batched."""
+        self.base_id = public_name(loaded.base)
+        self.limits = limits
+        self.counts = Counts()
+        self._loaded, self._catalogue = loaded, catalogue
+        self._modules = _Modules(loaded, limits.modules, self.counts)
+        self._reading = threading.Lock()  # tokenizers are for one thread at a time
+        self._batch = Batch(loaded, bases.load_tokenizer(loaded.base), limits, self.counts)
+        self._jobs: set[Job] = set()
+        self.counts.watch("km_running", "Answers being written.", lambda: self._batch.running)
+        self.counts.watch("km_waiting", "Requests that wait for a place.", lambda: self._batch.waiting)
+        self.counts.watch("km_modules_loaded", "Knowledge Modules in memory.", lambda: len(self._modules))
+
+    @property
+    def healthy(self) -> bool:
+        return self._batch.alive
+
+    @property
+    def under_way(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._jobs)
+
+    def entries(self) -> list[Entry]:
+        return list(self._catalogue.entries())
+
+    def close(self) -> None:
+        self._batch.close()
+
+    def refuse_all(self, refusal: Refused) -> None:
+        """End every request that is under way."""
+        for job in list(self._jobs):
+            job.on_written(refusal)
+            self._batch.cancel(job)
+
+    def find(self, model: str) -> Entry | None:
+        """The Knowledge Module of that name, NAME or NAME@MODULE; None for the base.
+
+        Raises Refused, with status 404, where it cannot be had from this server.
+        """
+        if model == self.base_id:
+            return None
+        name, pinned, module = model.rpartition("@")
+        try:
+            entry = self._catalogue.find(name if pinned else model)
+        except KmError as error:
+            raise _no_model("model_unusable", error.message, error.hint) from None
+        if entry is None:
+            known = [self.base_id, *(entry.name for entry in self.entries())]
+            hint = did_you_mean(name if pinned else model, known, "GET /v1/models lists them.")
+            raise _no_model("model_not_found", f"there is no model {model!r}.", hint)
+        if pinned and module != entry.module.id:
+            message = f"{model} is not the Knowledge Module that {entry.name} has now."
+            raise _no_model("model_not_found", message, f"That is {entry.pinned}.")
+        return entry
+
+    async def prepare(self, wanted: Wanted) -> Ready:
+        """Raises KmError, mostly Refused, where it cannot be answered."""
+        entry, adapter = await self._adapter(wanted.model)
+        prompt = await asyncio.to_thread(self._prompt, wanted, entry is not None)
+        context = self._loaded.base.context
+        if len(prompt) >= context:
+            raise Refused(
+                400,
+                "context_length_exceeded",
+                f"the prompt has {len(prompt):,} tokens, and {self.base_id} reads {context:,} at once, the answer included.",
+                "Send a shorter one.",
+                "messages",
+            )
+        most = min(wanted.max_tokens or self.limits.max_tokens, self.limits.max_tokens, context - len(prompt))
+        fingerprint = self._loaded.base.revision[:16] + (f"-{entry.module.id}" if entry else "")
+        return Ready(wanted, prompt, adapter, most, fingerprint, entry.warning if entry else "")
+
+    async def answer(self, ready: Ready, gone: asyncio.Future[None]) -> AsyncGenerator[Written, None]:
+        """What is written of the answer, piece by piece; all of it at once where no stream is wanted.
+
+        gone: done when the client has left; cancelled here at the answer's end. Leaving the answer early frees its place.
+        Raises Refused where there are too many, it takes too long, or nobody waits for it any more.
+        """
+        loop = asyncio.get_running_loop()
+        written: asyncio.Queue[Written | Refused] = asyncio.Queue()
+
+        def hand_over(piece: Written | Refused) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(written.put_nowait, piece)
+
+        wanted = ready.wanted
+        sampling = Sampling(ready.max_tokens, wanted.temperature, wanted.top_p, wanted.seed)
+        job = Job(ready.prompt, ready.adapter, sampling, wanted.stops, wanted.top_logprobs, wanted.stream, hand_over)
+        began = time.monotonic()
+        finish, tokens = "", 0
+        gone.add_done_callback(lambda _: written.put_nowait(refusals.gone()))
+        try:
+            self._batch.submit(job)
+        except Refused:
+            gone.cancel()
+            raise
+        self._jobs.add(job)
+        try:
+            while not finish:
+                piece = await _within(written, began + self.limits.seconds - time.monotonic(), self.limits.seconds)
+                if isinstance(piece, Refused):
+                    raise piece
+                if not tokens:
+                    self.counts.first.observe(time.monotonic() - began)
+                finish, tokens = piece.finish, piece.tokens
+                if finish:  # before the last piece is handed on: nobody may come back after it
+                    self.counts.seconds.observe(time.monotonic() - began)
+                yield piece
+        finally:
+            gone.cancel()
+            self._jobs.discard(job)
+            self.counts.prompt_tokens.inc(len(ready.prompt))
+            self.counts.written_tokens.inc(tokens)
+            if not finish:
+                self.counts.cancelled.inc()
+                self._batch.cancel(job)
+
+    async def _adapter(self, model: str) -> tuple[Entry | None, stack.Adapter | None]:
+        """The newest module of that name, read where it is not in memory."""
+        for left in reversed(range(TRIES)):
+            entry = self.find(model)
+            if entry is None:
+                return None, None
+            try:
+                return entry, await asyncio.to_thread(self._modules.get, entry.module.id, entry.module.path)
+            except KmError:
+                if not left or entry.module.path.is_dir():
+                    raise  # else it was replaced between the two
+        raise AssertionError
+
+    def _prompt(self, wanted: Wanted, by_module: bool) -> list[int]:
+        """A question alone is put to a Knowledge Module as `km ask` puts it, which is how it was trained; any other
+        conversation is read as it is."""
+        turns = list(wanted.turns)
+        if by_module and len(turns) == 1:
+            turns = [("user", self._loaded.base.prompts.ask.format(question=turns[0][1].strip()).strip())]
+        with self._reading:
+            return self._loaded.chat_ids(turns)
+
+
+class _Modules:
+    """The Knowledge Modules used last, in memory, by their ids. For any thread."""
+
+    def __init__(self, loaded: Loaded, most: int, counts: Counts) -> None:
+        self._device, self._most, self._counts = loaded.device, most, counts
+        self._kept: OrderedDict[str, stack.Adapter] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, module: str, folder: Path) -> stack.Adapter:
+        """Raises KmError where it cannot be read."""
+        with self._lock:
+            if module not in self._kept:
+                self._kept[module] = stack.read(folder, self._device)
+                self._counts.loads.inc()
+                if len(self._kept) > self._most:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(module)
+            return self._kept[module]
+
+
+def public_name(base: Base) -> str:
+    """What clients call the base: as km does, but never by a path."""
+    return base.name if base.embedded else base.portable_name
+
+
+def _no_model(code: str, message: str, hint: str) -> Refused:
+    return Refused(404, code, message, hint, "model")
+
+
+async def _within(written: asyncio.Queue[Written | Refused], left: float, seconds: float) -> Written | Refused:
+    try:
+        return await asyncio.wait_for(written.get(), max(0.0, left))
+    except asyncio.TimeoutError:
+        raise refusals.too_slow(seconds) from None

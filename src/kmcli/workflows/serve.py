@@ -1,0 +1,132 @@
+"""Serving: the library as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from kmcli.bases import Base
+from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
+from kmcli.serving import Entry, Limits
+from kmcli.types import Document
+from kmcli.workflows.house import House, untrained
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that is about to answer. others: Knowledge Modules that do not fit its base."""
+
+    url: str
+    base: str
+    modules: int
+    others: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server did. interrupted: Ctrl-C ended it."""
+
+    url: str
+    base: str
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    interrupted: bool
+
+
+def serve(
+    house: House, host: str, port: int, key: str | None, limits: Limits, on_ready: Callable[[Serving], None]
+) -> Served:
+    """Serve the base that the settings name, and every Knowledge Module that fits it, until a signal ends it.
+
+    key: what clients must send; without one only this machine is served. Raises UsageError where `host` is open to
+    others and there is no key.
+    """
+    from kmcli.serving.app import is_local
+
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key != ""):
+        raise UsageError("the API key is empty, or has spaces at its ends or characters other than ASCII's.", _KEY)
+    if key is None and not is_local(host):
+        raise UsageError(f"{host} can be reached from other machines, and there is no API key.", _KEY)
+    from kmcli.serving import server
+    from kmcli.serving.service import Service
+
+    base = house.base()
+    house.announce(base)
+    sock = server.listen(host, port)
+    try:
+        url = server.url(sock)
+        catalogue = LibraryCatalogue(house, base)
+        service = Service(house.load(base), catalogue, limits)
+        found, others = len(catalogue.entries()), len(catalogue.others())
+        on_ready(Serving(url, service.base_id, found, others))
+        ended_by = server.run(server.make(service, key, house.warn), sock)
+    finally:
+        sock.close()
+    counts = service.counts
+    return Served(
+        url,
+        service.base_id,
+        counts.total("km_requests_total"),
+        counts.total("km_prompt_tokens_total"),
+        counts.total("km_completion_tokens_total"),
+        ended_by == signal.SIGINT,
+    )
+
+
+_KEY = "Give one: --api-key KEY, or KM_API_KEY in the environment."
+
+
+class LibraryCatalogue:
+    """A library as `serving` sees it: the documents whose Knowledge Modules fit one base."""
+
+    def __init__(self, house: House, base: Base) -> None:
+        self._house, self._base = house, base
+
+    def entries(self) -> list[Entry]:
+        return [entry for entry in self._all() if isinstance(entry, Entry) and not entry.warning]
+
+    def others(self) -> list[KmError]:
+        """Why modules cannot be served."""
+        return [entry for entry in self._all() if isinstance(entry, KmError)]
+
+    def find(self, name: str) -> Entry | None:
+        try:
+            document = self._house.library.find(name)
+        except NotFoundError:
+            return None
+        found = self._look(document) or untrained(document)
+        if isinstance(found, KmError):
+            raise found
+        return found
+
+    def _all(self) -> Iterator[Entry | KmError]:
+        return filter(None, map(self._look, self._house.library.documents()))
+
+    def _look(self, document: Document) -> Entry | KmError | None:
+        """The document's module, or why it cannot be used here; None where it has none."""
+        try:
+            module = self._house.library.module(document)
+            if module is None:
+                return None
+            recipe, base = module.recipe, self._base
+            if (recipe.model, recipe.revision) != (base.name, base.revision):
+                return self._house.outdated(document, module) or self._other_base(document, recipe.model)
+        except KmError as error:
+            return error
+        warning = ""
+        if module.text_sha256 != document.text_sha256:
+            warning = f"{document.name} has changed since its Knowledge Module was trained: km train {document.name}"
+        return Entry(document.name, module, warning)
+
+    def _other_base(self, document: Document, model: str) -> ResourceError:
+        if model == self._base.name:
+            return ResourceError(
+                f"the Knowledge Module of {document.name} was trained on another version of {model}.",
+                f"Train it on the one that is here: km train {document.name}",
+            )
+        return ResourceError(
+            f"the Knowledge Module of {document.name} fits {model}, and this server runs {self._base.name}.",
+            f"Serve that base: km serve --model {model}",
+        )

@@ -1,0 +1,89 @@
+"""km serve as a person runs it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from cli_cases import Km
+from workflow_cases import km, sentences, start
+
+__all__ = ["km"]
+
+
+@pytest.fixture
+def process(km_home: Path) -> Iterator[subprocess.Popen[str]]:
+    running = start("serve", "--port", "0", "--json", "--device", "cpu", OMP_NUM_THREADS="1", KM_API_KEY="s3cret")
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """What a person reads on stderr until the server answers; with --json nothing else is on stdout."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("serving"):
+            return line.split(" at ")[1].split(";")[0]
+    raise AssertionError(process.communicate())
+
+
+def test_ctrl_c_finishes_what_is_under_way(process: subprocess.Popen[str]) -> None:
+    url = address(process)
+    body = {"model": "embedded", "messages": [{"role": "user", "content": "Who?"}], "stream": True, "temperature": 0}
+    headers = {"Authorization": "Bearer s3cret"}
+    with httpx2.stream("POST", f"{url}/chat/completions", json=body, headers=headers, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        process.send_signal(signal.SIGINT)
+        events = [line for line in lines if line]
+    assert events[-1] == "data: [DONE]"
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("stopped after 1 request\n")
+    assert "Traceback" not in err
+    data = json.loads(out)["data"]
+    assert (data["base"], data["requests"], data["interrupted"], data["url"] + "/v1") == ("embedded", 1, True, url)
+    assert data["output_tokens"] > 0
+
+
+def test_sigterm_is_an_end_like_any_other(process: subprocess.Popen[str]) -> None:
+    assert httpx2.get(address(process) + "/models").status_code == 401
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(out)["data"]["interrupted"] is False
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com"])
+def test_other_machines_need_a_key(km: Km, host: str) -> None:
+    run = km("serve", "--host", host, "--port", "0")
+    assert (run.code, sentences(run.err)) == (
+        2,
+        [
+            f"km: {host} can be reached from other machines, and there is no API key. "
+            "Give one: --api-key KEY, or KM_API_KEY in the environment."
+        ],
+    )
+
+
+def test_keys_that_are_none(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("", " x", "schlüssel", "a\nb"):
+        assert km("serve", "--api-key", key, "--port", "0").code == 2
+    monkeypatch.setenv("KM_API_KEY", "")
+    assert km("serve", "--port", "0").code == 2
+
+
+def test_a_port_that_is_taken(km: Km) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = km("serve", "--port", str(port), "-q")
+    assert run.code == 4
+    assert sentences(run.err)[0].startswith(f"km: port {port} of 127.0.0.1 cannot be had: ")
