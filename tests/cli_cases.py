@@ -123,8 +123,8 @@ def document(name: str = "report", **changes: Any) -> Document:
 
 
 def module() -> KnowledgeModule:
-    metrics = {"steps": 300, "train_loss": 0.412, "held_out_loss": 0.52, "kl": 0.3, "hidden": 0.11}
-    metrics |= {"tokens_per_second": 4210.0, "curve": [[1, 2.0], [2, float("nan")]]}
+    metrics = {"steps": 300, "train_loss": 0.412, "held_out_loss": 0.52}
+    metrics |= {"curve": [[1, 2.0], [2, float("nan")]]}
     recipe = Recipe(revision="0123456789abcdef")
     return KnowledgeModule("m1", "d1", Path("/tmp/m1"), recipe, metrics, "1" * 64, "2026-11-20T12:00:00+00:00")
 
