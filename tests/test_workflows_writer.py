@@ -270,8 +270,7 @@ def test_a_service_that_fails_half_way_loses_and_doubles_nothing(
     assert broken.code == 4
     (line,) = sentences(broken.err)
     assert line.startswith(f"km: notes: {service.host} does not accept the key.")
-    first, groups = material(km_home, "samples"), material(km_home, "written")
-    log = [unit for group in groups for unit in group]
+    first, log = material(km_home, "samples"), material(km_home, "written")
     assert 0 < len(log) < 4
     assert {one["chunk_sha256"] for one in first} <= {one["chunk"] for one in log}
     service.faults.clear()
@@ -282,7 +281,7 @@ def test_a_service_that_fails_half_way_loses_and_doubles_nothing(
     assert made[: len(first)] == first
     assert not {one["chunk_sha256"] for one in made[len(first) :]} & done
     assert len({one["id"] for one in made}) == len(made)
-    units = [unit["chunk"] for group in material(km_home, "written") for unit in group]
+    units = [unit["chunk"] for unit in material(km_home, "written")]
     assert len(units) == len(set(units)) == 4
     again = km(*words, "--json")
     assert (again.code, again.envelope["data"][0]["written"]) == (0, 0)
@@ -428,7 +427,7 @@ def test_vllm_itself_killed_half_way_is_exit_5_and_the_same_command_goes_on(
     made = material(km_home, "samples")
     assert made[: len(first)] == first
     assert len({one["id"] for one in made}) == len(made) == run.envelope["data"][0]["samples"]
-    units = [unit["chunk"] for group in material(km_home, "written") for unit in group]
+    units = [unit["chunk"] for unit in material(km_home, "written")]
     assert len(units) == len(set(units)) == 4
     assert {(one["engine"], one["model"], one["revision"]) for one in made} == {("vllm", "embedded", EMBEDDED.revision)}
     print(f"confirmed {run.envelope['data'][0]['confirmed']:.0%}, {len(made)} samples")
