@@ -21,9 +21,9 @@ WORDS: dict[Scale, tuple[int, int]] = {"short": (20, 105), "middle": (60, 220), 
 """Of the text of a conversation: least and most words."""
 QUESTIONS: dict[Scale, tuple[int, ...]] = {"short": (2, 3, 4, 5), "middle": (4, 5, 6, 8), "long": (6, 8, 10, 14)}
 
-UNKNOWN = 0.25
-"""Share of conversations with a question that the text leaves open. With twice as many, a small model gave that for every
-third question that it could have answered."""
+UNKNOWN = 0.6
+"""Share of conversations with questions that the text leaves open. With fewer a small model answers more of what it is asked
+rightly, and confirms what it made up itself: Knowledge Modules become worse (docs/experiments.md)."""
 
 Turn = tuple[str, str]
 
@@ -49,7 +49,7 @@ def conversation(material: Material, others: Sequence[Material], r: random.Rando
     asked = [*rest[: r.choice(QUESTIONS[scale])]]
     unknown = [(question, NOT_STATED) for question in material.unknown]
     if unknown and r.random() < UNKNOWN:
-        asked += r.sample(unknown, k=min(len(unknown), 1 if asked else 2))
+        asked += r.sample(unknown, k=min(len(unknown), r.choice((1, 1, 2)) if asked else 2))
         r.shuffle(asked)
     exchanges += asked
     turns: list[Turn] = []

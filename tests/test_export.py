@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_stored_values_read_back(tmp_path: Path, adapter: Path) -> None:
 
 
 def test_metadata_reads_back(tmp_path: Path) -> None:
+    shape = json.loads((embedded().path / "config.json").read_text("utf-8"))
     base = embedded()
     metadata = {"name": "report", "document_sha256": "abc", "recipe": '{"rank": 16}', "empty": ""}
     export_gguf(base, None, tmp_path / "m.gguf", "Q8_0", metadata, silent)
@@ -130,7 +132,7 @@ def test_metadata_reads_back(tmp_path: Path) -> None:
         "llama.vocab_size": 8192,
         "llama.block_count": 8,
         "llama.embedding_length": 256,
-        "llama.feed_forward_length": 704,
+        "llama.feed_forward_length": shape["intermediate_size"],
         "llama.attention.head_count": 4,
         "llama.attention.head_count_kv": 4,
         "llama.attention.key_length": 64,
