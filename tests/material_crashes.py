@@ -113,7 +113,9 @@ def main(template: Path, results: Path, engine: str) -> None:
     loaded = bases.load(bases.find(bases.EMBEDDED, silent), "cpu")
     bases.load = lambda base, device: loaded
     if engine == "scripted":
-        hf_engine.HfEngine = lambda loaded: ScriptedEngine(say)
+        scripted = ScriptedEngine(say)
+        scripted.model, scripted.revision = loaded.base.name, loaded.base.revision  # what the recipe names as its writer
+        hf_engine.HfEngine = lambda loaded: scripted
     room.CHATS_PER_GROUP = 7
 
     whole = Path(shutil.copytree(template, results / "whole"))
