@@ -114,7 +114,10 @@ def main(template: Path, results: Path, engine: str) -> None:
     bases.load = lambda base, device: loaded
     if engine == "scripted":
         scripted = ScriptedEngine(say)
-        scripted.model, scripted.revision = loaded.base.name, loaded.base.revision  # what the recipe names as its writer
+        scripted.model, scripted.revision = (
+            loaded.base.name,
+            loaded.base.revision,
+        )  # what the recipe names as its writer
         hf_engine.HfEngine = lambda loaded: scripted
     room.CHATS_PER_GROUP = 7
 
