@@ -182,7 +182,7 @@ def open_answerer(
             f"Name {NAMED} documents at most, or ask by --method rag.",
         )
     members = [Member(*one, weight) for one, weight in zip(found, known, strict=True)]
-    base = _common_base(house, members)
+    base = house.common_base(found, "cannot be added up", "Ask them one by one, or by --method rag.")
     if weights or len(members) == 1:
         answering = open_answering(house, base, members)
         return Answerer(house, tuple(documents), base, answering, "km", (), base.passages, tuple(weights))
@@ -229,19 +229,6 @@ def untrained_note(missing: Sequence[Document]) -> str:
     if len(missing) == 1:
         return f"no Knowledge Module yet: answered by retrieval. km train {names} makes one."
     return f"no Knowledge Modules yet: answered by retrieval. km train {names} makes them."
-
-
-def _common_base(house: House, members: Sequence[Member]) -> Base:
-    """Raises UsageError where modules are on different bases: what one changes is not in another."""
-    bases = [house.base_of(member.document, member.module) for member in members]
-    for member, base in zip(members, bases, strict=True):
-        if base.revision != bases[0].revision:
-            raise UsageError(
-                f"the Knowledge Modules of {members[0].document.name} and {member.document.name} are on different bases "
-                f"({bases[0].name} and {base.name}), and cannot be added up.",
-                "Ask them one by one, or by --method rag.",
-            )
-    return bases[0]
 
 
 def check_method(wanted: str | None) -> Method | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmcli.bases import Base
 from kmcli.errors import NotFoundError, UsageError
 from kmcli.types import Document, Event, Extractor, ExtractorRecipe, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
@@ -75,7 +74,11 @@ def train(
         if not documents:
             raise UsageError(f"{questions} has no question about these documents.", "Name those that it is about.")
         modules = _modules(house, documents, options.modules or not questions)
-        base = _base(house, documents, modules) if options.modules else house.base()
+        if options.modules:
+            pairs = [(document, modules[document.id]) for document in documents]
+            base = house.common_base(pairs, "an extractor is for one", "Leave those of the other base out.")
+        else:
+            base = house.base()
         recipe = resolve(base, options.settings, options.modules, options.passages)
         house.announce(base)
         loaded = house.load(base)
@@ -141,19 +144,6 @@ def _modules(house: House, documents: Sequence[Document], needed: bool) -> dict[
             "Make them: km train " + " ".join(document.name for document in missing[:5]),
         )
     return {about: module for about, (_, module) in found.items() if module}
-
-
-def _base(house: House, documents: Sequence[Document], modules: Mapping[str, KnowledgeModule]) -> Base:
-    """The base of all modules. Raises UsageError where they have several."""
-    bases = [house.base_of(document, modules[document.id]) for document in documents]
-    for document, base in zip(documents, bases, strict=True):
-        if base.revision != bases[0].revision:
-            raise UsageError(
-                f"the Knowledge Modules of {documents[0].name} and {document.name} are on different bases "
-                f"({bases[0].name} and {base.name}), and an extractor is for one.",
-                "Leave those of the other base out.",
-            )
-    return bases[0]
 
 
 def _take_up(

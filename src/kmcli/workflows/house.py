@@ -56,6 +56,20 @@ class House:
             self.warn(f"{document.name} has changed since its Knowledge Module was trained: km train {document.name}")
         return base
 
+    def common_base(self, modules: Sequence[tuple[Document, KnowledgeModule]], why: str, hint: str) -> Base:
+        """The base of all of them, as `base_of` finds it. Raises UsageError where they have several: what one changes is not
+        in another. why: not, as the end of that sentence.
+        """
+        found = [self.base_of(document, module) for document, module in modules]
+        for (document, _), base in zip(modules, found, strict=True):
+            if base.revision != found[0].revision:
+                raise UsageError(
+                    f"the Knowledge Modules of {modules[0][0].name} and {document.name} are on different bases "
+                    f"({found[0].name} and {base.name}), and {why}.",
+                    hint,
+                )
+        return found[0]
+
     def outdated(self, document: Document, module: KnowledgeModule) -> ResourceError | None:
         """Why a module can no longer be used: km has come with another embedded base since. Nothing is downloaded."""
         if module.recipe.model != bases.EMBEDDED:
