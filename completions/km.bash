@@ -18,8 +18,8 @@ _km_listed() {  # of the library what $1 says; printf %q keeps it one word, what
   [ -r "$home/names" ] || return
   local name
   while IFS= read -r name; do
-    case "$1 $name" in
-      "name @"* | "tag "[!@]*) continue ;;
+    case "$1 $name" in  # empty where a document was removed
+      *" " | "name @"* | "tag "[!@]*) continue ;;
       "tag "*) name="${name#@}" ;;
     esac
     case "$name" in "$cur"*) COMPREPLY+=("$(printf %q "$name")") ;; esac
@@ -170,7 +170,7 @@ _km() {
       esac
       ;;
     ls)
-      case "$cur" in -*) _km_words --tag --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --tag --all --json -q --quiet -h --help; return ;; esac
       ;;
     show)
       case "$cur" in -*) _km_words --curve --exam --json -q --quiet -h --help; return ;; esac

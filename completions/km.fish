@@ -14,9 +14,9 @@ function __km_listed
     test -r "$home/names"; or return
     switch $argv[1]
         case name
-            string match -v "@*" <"$home/names"
+            string match -rv "^(@|$)" <"$home/names"
         case names
-            cat "$home/names"
+            string match -rv "^$" <"$home/names"
         case tag
             string match "@*" <"$home/names" | string sub -s 2
     end
@@ -38,6 +38,7 @@ complete -c km -n '__fish_seen_subcommand_from add' -F
 
 complete -c km -n __fish_use_subcommand -a ls -d 'List the documents and how their training stands'
 complete -c km -n '__fish_seen_subcommand_from ls' -l tag -x -a '(__km_listed tag)' -d 'Only documents with this tag.'
+complete -c km -n '__fish_seen_subcommand_from ls' -l all -d 'All of them, and not only the first 50.'
 complete -c km -n '__fish_seen_subcommand_from ls' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from ls' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from ls' -s h -l help -d 'Show this message and exit.'

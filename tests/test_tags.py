@@ -161,6 +161,13 @@ def test_tags_of_an_older_library_are_found_and_can_be_taken_away(km: Km, tmp_pa
     add(km, tmp_path, report="")
     with sqlite3.connect(Path(open_home()) / "km.db") as database:
         database.execute("UPDATE documents SET tags = ?", (json.dumps(["Old Tag", "Thesis"]),))
+        for what in (
+            "TABLE tags",
+            "TABLE changes",
+            *(f"TRIGGER changed_by_{verb}" for verb in ("insert", "update", "delete")),
+        ):
+            database.execute(f"DROP {what}")
+        database.execute("PRAGMA user_version = 3")
     database.close()
     assert km("ls", "--tag", "thesis").code == 0
     assert km("tag", "@old tag", "--remove", "old tag", "--add", "THESIS").out == "report  Thesis\n"

@@ -1,10 +1,15 @@
-"""Every passage of the library in one file, so that a question finds its documents without any text being read again."""
+"""Every passage of the library in one file, so that a question finds its documents without any text being read again.
+
+What a search costs does not grow with the library: a question's rare words say which passages are looked at, as many as
+LOOKED_AT altogether, and words that more passages have than that only order those.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from kmcli.chunking import chunk
-from kmcli.retrieval import match_any, terms
+from kmcli.retrieval import terms
+from kmcli.routing.words import stems
 from kmcli.types import Document, Passage
 
 PASSAGE_WORDS = 80
@@ -21,14 +27,30 @@ PASSAGE_WORDS = 80
 SEARCHED = 50
 """Passages that are looked at for a question; what other documents have to say ranks below them."""
 
-_VERSION = 1
+LOOKED_AT = 500
+"""Passages that rare words may propose."""
+
+SKIMMED = 20 * LOOKED_AT
+"""Where even the rarest word has more: of so many that have it, those that have the second rarest as well."""
+
+ORDERED = 100
+"""Of these, how many the common words order."""
+
+_VERSION = 2
 """Of the file's tables and of how texts are cut: a file of another version is made anew."""
 
+_K1, _B = 1.2, 0.75
+"""Of BM25, as SQLite's FTS5 has them."""
+
 _SCHEMA = (
-    "CREATE TABLE documents (id TEXT PRIMARY KEY, text_sha256 TEXT NOT NULL)",
-    "CREATE TABLE places (row INTEGER PRIMARY KEY, document TEXT NOT NULL, page INTEGER)",
-    "CREATE INDEX places_by_document ON places (document)",
-    "CREATE VIRTUAL TABLE passages USING fts5(text, tokenize = 'porter unicode61')",
+    # A document's passages are those from first to last; words: how many they have together.
+    "CREATE TABLE documents (id TEXT PRIMARY KEY, text_sha256 TEXT NOT NULL, first INTEGER, last INTEGER)",
+    "CREATE UNIQUE INDEX documents_by_passage ON documents (first)",
+    "CREATE TABLE passages (row INTEGER PRIMARY KEY, page INTEGER, length INTEGER NOT NULL, text TEXT NOT NULL)",
+    "CREATE TABLE words (word INTEGER PRIMARY KEY, stem TEXT NOT NULL UNIQUE, passages INTEGER, documents INTEGER)",
+    "CREATE TABLE places (word INTEGER, row INTEGER, times INTEGER, length INTEGER, PRIMARY KEY (word, row)) WITHOUT ROWID",
+    "CREATE TABLE totals (documents INTEGER, passages INTEGER, length INTEGER, mark TEXT)",
+    "INSERT INTO totals VALUES (0, 0, 0, '')",
 )
 
 
@@ -47,6 +69,16 @@ class Found:
     passage: Passage
 
 
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """Of a question. number: None where no passage has it."""
+
+    number: int | None
+    passages: int
+    documents: int
+    weight: float
+
+
 class LibraryIndex:
     """An index in a file that may be deleted at any time; close it, or use it in a `with` statement. For one thread."""
 
@@ -55,7 +87,8 @@ class LibraryIndex:
         try:
             self._database = _opened(path)
         except sqlite3.DatabaseError:  # damaged: nothing is lost that cannot be made again
-            path.unlink(missing_ok=True)
+            for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                file.unlink(missing_ok=True)
             self._database = _opened(path)
 
     def close(self) -> None:
@@ -69,86 +102,176 @@ class LibraryIndex:
     ) -> None:
         self.close()
 
+    @property
+    def mark(self) -> str:
+        """What `noted` was last told; empty at first."""
+        return str(self._rows("SELECT mark FROM totals")[0][0])
+
+    def noted(self, mark: str) -> None:
+        """Remember how far the library has been read."""
+        self._database.execute("UPDATE totals SET mark = ?", (mark,))
+
     def update(
         self,
         documents: Sequence[Document],
         text: Callable[[Document], str],
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Make the index hold these documents as they are now. Only texts that are new or have changed are read.
+        """Make the index hold these documents as they are now, and no others. Only texts that are new or have changed are
+        read.
 
         text: gives a document's text. progress is called with how many of them were read, and of how many.
         Returns how many were read.
         """
-        held = dict(self._database.execute("SELECT id, text_sha256 FROM documents").fetchall())
-        changed = [document for document in documents if held.get(document.id) != document.text_sha256]
-        gone = held.keys() - {document.id for document in documents}
-        if not changed and not gone:
-            return 0
+        known = {document.id for document in documents}
+        self.forget([one for (one,) in self._rows("SELECT id FROM documents ORDER BY id") if one not in known])
+        return self.put(documents, text, progress)
+
+    def put(
+        self,
+        documents: Sequence[Document],
+        text: Callable[[Document], str],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """The same, and what else is in the index stays."""
+        changed = [one for one in documents if self._held(one.id) != one.text_sha256]
         for done, document in enumerate(changed):  # a transaction each: what was read before Ctrl-C stays
             if progress:
                 progress(done, len(changed))
             pieces = chunk(text(document), PASSAGE_WORDS, 0.0, lambda words: len(words.split()))
+            read = [(piece.first_page, piece.text, Counter(stems(piece.text))) for piece in pieces]
             with self._transaction():
                 self._drop(document.id)
-                for piece in pieces:
-                    row = self._database.execute("INSERT INTO passages (text) VALUES (?)", (piece.text,)).lastrowid
-                    values = (row, document.id, piece.first_page)
-                    self._database.execute("INSERT INTO places (row, document, page) VALUES (?, ?, ?)", values)
-                self._database.execute(
-                    "INSERT INTO documents (id, text_sha256) VALUES (?, ?)", (document.id, document.text_sha256)
-                )
-        self.forget(sorted(gone))
+                self._insert(document, read)
         return len(changed)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove documents, so that nothing of their words stays in the file."""
-        held = [one for one in ids if self._rows("SELECT 1 FROM documents WHERE id = ?", one)]
-        if not held:
-            return
-        with self._transaction():
-            for document in held:
-                self._drop(document)
-            self._database.execute("INSERT INTO passages (passages) VALUES ('optimize')")  # FTS5 only marks as deleted
+        held = [one for one in ids if self._held(one) is not None]
+        if held:
+            with self._transaction():
+                for document in held:
+                    self._drop(document)
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def search(self, question: str, k: int, names: Callable[[str], str]) -> list[Found]:
         """The k documents that most likely answer a question, the likeliest first. names: a document's name, by its id."""
-        words = terms(question)
-        if k < 1 or not words:
-            return []
-        best: dict[str, tuple[float, str, int | None]] = {}
-        for score, document, words_of_it, page in self._rows(
-            "SELECT bm25(passages), document, text, page FROM passages JOIN places ON row = passages.rowid "
-            "WHERE passages MATCH ? ORDER BY 1, row LIMIT ?",
-            match_any(words),
-            SEARCHED,
-        ):
-            best.setdefault(document, (-score, words_of_it, page))
-        total = self._rows("SELECT count(*) FROM documents")[0][0]
-        having = [(self._having(word), word) for word in words]
-        weights = [math.log(1 + total / max(0.5, len(owners))) for owners, _ in having]
+        words = self._words(question)
+        best: dict[str, tuple[float, int, int, int]] = {}
+        for row, score in self._best(words, SEARCHED):
+            document, first, last = self._rows(
+                "SELECT id, first, last FROM documents WHERE first <= ? ORDER BY first DESC LIMIT 1", row
+            )[0]
+            best.setdefault(document, (score, row, first, last))
+        total = sum(word.weight for word in words)
         found = []
-        for document, (score, words_of_it, page) in list(best.items())[:k]:
-            share = sum(weight for (owners, _), weight in zip(having, weights, strict=True) if document in owners)
-            passage = Passage(names(document), words_of_it, score, page)
-            found.append(Found(document, score, share / sum(weights), passage))
+        for document, (score, row, first, last) in list(best.items())[: max(0, k)]:
+            has = sum(word.weight for word in words if self._has(word, first, last))
+            page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
+            found.append(Found(document, score, has / total, Passage(names(document), text, score, page)))
         return found
 
-    def _having(self, word: str) -> set[str]:
-        """The documents that have a word."""
-        rows = self._rows(
-            "SELECT DISTINCT document FROM places WHERE row IN (SELECT rowid FROM passages WHERE passages MATCH ?)",
-            match_any([word]),
+    # --- within
+
+    def _held(self, document: str) -> str | None:
+        rows = self._rows("SELECT text_sha256 FROM documents WHERE id = ?", document)
+        return str(rows[0][0]) if rows else None
+
+    def _words(self, question: str) -> list[_Word]:
+        """Of the question, each once; a word counts the more, the fewer documents have it, and most where none has it."""
+        total = self._rows("SELECT documents FROM totals")[0][0]
+        found = []
+        for stem in dict.fromkeys(stem for term in terms(question) for stem in stems(term)):
+            rows = self._rows("SELECT word, passages, documents FROM words WHERE stem = ?", stem)
+            number, passages, documents = rows[0] if rows else (None, 0, 0)
+            found.append(_Word(number, passages, documents, math.log(1 + total / max(0.5, documents))))
+        return found
+
+    def _best(self, words: Sequence[_Word], k: int) -> list[tuple[int, float]]:
+        """The k best passages and their BM25, the best first; equals in the order in which they were read."""
+        rare: list[_Word] = []
+        there = sorted((word for word in words if word.number is not None), key=lambda word: word.passages)
+        for word in there:
+            if rare and sum(one.passages for one in rare) + word.passages > LOOKED_AT:
+                break
+            rare.append(word)
+        if not rare:
+            return []
+        passages, length = self._rows("SELECT passages, length FROM totals")[0]
+        scores: dict[int, float] = defaultdict(float)
+        for word in rare:
+            for row, times, long in self._proposed(word, there[len(rare) :]):
+                scores[row] += _bm25(word.passages, passages, times, long * passages / length)
+        best = dict(sorted(scores.items(), key=_order)[:ORDERED])
+        for word in there[len(rare) :]:
+            for row, times, long in self._rows(
+                f"SELECT row, times, length FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})",
+                word.number,
+                *best,
+            ):
+                best[row] += _bm25(word.passages, passages, times, long * passages / length)
+        return sorted(best.items(), key=_order)[:k]
+
+    def _proposed(self, word: _Word, others: Sequence[_Word]) -> list[tuple[int, int, int]]:
+        """The passages to look at that have a word: how often, and how long each is."""
+        every = "SELECT row, times, length FROM places WHERE word = ? LIMIT ?"
+        if word.passages > LOOKED_AT and others:
+            both = f"SELECT row, one.times, one.length FROM ({every}) one JOIN places two USING (row)"
+            found = self._rows(f"{both} WHERE two.word = ? LIMIT ?", word.number, SKIMMED, others[0].number, LOOKED_AT)
+            if found:
+                return found
+        return self._rows(every, word.number, LOOKED_AT)
+
+    def _has(self, word: _Word, first: int, last: int) -> bool:
+        """Whether a document has a word."""
+        statement = "SELECT 1 FROM places WHERE word = ? AND row BETWEEN ? AND ? LIMIT 1"
+        return word.number is not None and bool(self._rows(statement, word.number, first, last))
+
+    def _insert(self, document: Document, read: Sequence[tuple[int | None, str, Counter[str]]]) -> None:
+        first = self._rows("SELECT coalesce(max(row), 0) + 1 FROM passages")[0][0]
+        own: Counter[str] = Counter()  # in how many of the document's passages a word is
+        for row, (page, text, words) in enumerate(read, first):
+            length = words.total()
+            self._database.execute("INSERT INTO passages VALUES (?, ?, ?, ?)", (row, page, length, text))
+            own.update(words.keys())
+        statement = (
+            "INSERT INTO words (stem, passages, documents) VALUES (?, ?, 1) ON CONFLICT (stem) DO UPDATE SET "
+            "passages = passages + excluded.passages, documents = documents + 1"
         )
-        return {document for (document,) in rows}
+        self._database.executemany(statement, own.items())
+        numbers = {stem: self._rows("SELECT word FROM words WHERE stem = ?", stem)[0][0] for stem in own}
+        for row, (_, _, words) in enumerate(read, first):
+            values = [(numbers[stem], row, times, words.total()) for stem, times in words.items()]
+            self._database.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", values)
+        ends = (first, first + len(read) - 1) if read else (None, None)
+        own_row = (document.id, document.text_sha256, *ends)
+        self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", own_row)
+        self._count(1, len(read), sum(words.total() for _, _, words in read))
 
     def _drop(self, document: str) -> None:
-        rows = self._rows("SELECT row FROM places WHERE document = ?", document)
-        self._database.executemany("DELETE FROM passages WHERE rowid = ?", rows)
-        self._database.execute("DELETE FROM places WHERE document = ?", (document,))
-        self._database.execute("DELETE FROM documents WHERE id = ?", (document,))
+        for first, last in self._rows("SELECT first, last FROM documents WHERE id = ?", document):
+            self._database.execute("DELETE FROM documents WHERE id = ?", (document,))
+            rows = self._rows("SELECT row, text, length FROM passages WHERE row BETWEEN ? AND ?", first, last)
+            own: Counter[str] = Counter()
+            for row, text, _ in rows:
+                there = set(stems(text))
+                own.update(there)
+                numbers = [(self._rows("SELECT word FROM words WHERE stem = ?", stem)[0][0], row) for stem in there]
+                self._database.executemany("DELETE FROM places WHERE word = ? AND row = ?", numbers)
+            self._database.executemany(
+                "UPDATE words SET passages = passages - ?, documents = documents - 1 WHERE stem = ?",
+                [(times, stem) for stem, times in own.items()],
+            )
+            unused = [(stem,) for stem in own]
+            self._database.executemany("DELETE FROM words WHERE stem = ? AND documents = 0", unused)
+            self._database.execute("DELETE FROM passages WHERE row BETWEEN ? AND ?", (first, last))
+            self._count(-1, -len(rows), -sum(length for _, _, length in rows))
 
-    def _rows(self, statement: str, *values: str | int) -> list[tuple[Any, ...]]:
+    def _count(self, documents: int, passages: int, length: int) -> None:
+        statement = "UPDATE totals SET documents = documents + ?, passages = passages + ?, length = length + ?"
+        self._database.execute(statement, (documents, passages, length))
+
+    def _rows(self, statement: str, *values: str | int | None) -> list[tuple[Any, ...]]:
         return self._database.execute(statement, values).fetchall()
 
     def _transaction(self) -> sqlite3.Connection:
@@ -156,11 +279,25 @@ class LibraryIndex:
         return self._database  # as a context manager it commits, or rolls back
 
 
+def _order(scored: tuple[int, float]) -> tuple[float, int]:
+    """The best first; equals as they were read."""
+    row, score = scored
+    return -score, row
+
+
+def _bm25(having: int, passages: int, times: int, length: float) -> float:
+    """What one word adds to a passage's score. length: of the passage, in lengths of a mean one."""
+    rarity = max(1e-6, math.log((passages - having + 0.5) / (having + 0.5)))
+    return rarity * times * (_K1 + 1) / (times + _K1 * (1 - _B + _B * length))
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     """Raises sqlite3.DatabaseError for what is no index, or one of another version."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
     try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA secure_delete = ON")
         database.execute("BEGIN IMMEDIATE")
         with database:

@@ -36,8 +36,6 @@ ALL = "all"
 DEFAULT: tuple[Method, ...] = ("bare", "km", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "gold")
 """Of these, those that there is what they need for."""
 KEPT = (0.5,)
-VECTORS = "vectors"
-"""The folder of the cache."""
 
 Baked = Callable[[KnowledgeModule | None], Path]
 """Of a Knowledge Extractor: the folder of a plain LoRA that is it and a module, or it alone."""
@@ -215,8 +213,8 @@ def _dense(house: House, document: Document, passages: Sequence[Chunk]) -> Dense
     def progress(done: int) -> None:
         report(Event("read", "making vectors of the passages, once", done, len(passages)))
 
-    folder = house.library.cache / VECTORS
-    return Dense(document.name, passages, kept_vectors(folder, document.id, passages, encoder, progress), encoder)
+    folder = house.library.cache_of(document.id)
+    return Dense(document.name, passages, kept_vectors(folder, passages, encoder, progress), encoder)
 
 
 Changes = tuple[bool, bool]

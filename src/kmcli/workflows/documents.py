@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added, names
 from kmcli.library.exams import Exam, Head
-from kmcli.types import Document, Event, Ingested, KnowledgeModule, State
+from kmcli.types import Document, Event, KnowledgeModule, State
+from kmcli.workflows import adding
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.naming import carries, find_all, tagged
 from kmcli.workflows.passages import forget
@@ -36,6 +37,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """Documents, the first of so many."""
+
+    entries: tuple[Entry, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for."""
 
@@ -56,7 +65,6 @@ def add(
     from kmcli import ingest  # not needed by the verbs that must be quick
 
     tags = [names.tag(tag) for tag in tags]
-    added: list[Added] = []
     failed: list[Failure] = []
     files: list[str] = []
     for source in sources:
@@ -76,39 +84,27 @@ def add(
         )
     if column is not None and not many:
         raise UsageError("--column is for JSONL files and datasets of the hub.", "Leave it out.")
-    for done, source in enumerate(files):
-        house.report(Event("add", source, done, len(files)))
-        for found in _documents(house, source, column):
-            try:
-                if isinstance(found, KmError):
-                    raise found
-                one = house.library.add(found, name, tags)
-            except KmError as error:
-                failed.append(Failure(source, error))
-                continue
-            if name is not None and one.action != "added" and one.document.name.casefold() != name.casefold():
-                here = one.document.name
-                house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))
-            added.append(one)
-    if files:
-        house.report(Event("add", "", len(files), len(files)))
+    intake = adding.Intake(house, name, tags)
+    for source, found in adding.read(house, files, column):
+        intake.take(source, found)
+    intake.flush()
+    added, failed = intake.added, failed + intake.failed
     if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
         house.report(Event("base", EMBEDDED_NOTICE))
     return AddReport(tuple(added), tuple(failed))
 
 
-def _documents(house: House, source: str, column: str | None) -> Iterator[Ingested | KmError]:
-    from kmcli import ingest
-
-    try:
-        yield from ingest.read_all(source, house.report, column)
-    except KmError as error:
-        yield error
+def ls(house: House, tag: str | None = None, limit: int | None = None) -> Listed:
+    """Documents by name, or those that carry a tag: the first so many of them, or all."""
+    catalogue = house.library.catalogue
+    entries = tuple(entry(house, document) for document in catalogue.documents(tag, limit))
+    return Listed(entries, catalogue.count(tag) if len(entries) == limit else len(entries))
 
 
-def ls(house: House, tag: str | None = None) -> list[Entry]:
-    """Every document, or those that carry a tag."""
-    return [entry(house, document) for document in house.library.documents() if tag is None or carries(document, tag)]
+def next_ones(house: House) -> tuple[Document | None, Document | None, int]:
+    """The first document without a Knowledge Module, the one that was trained last, and how many documents there are."""
+    catalogue = house.library.catalogue
+    return catalogue.unmade(), house.library.last_trained(), catalogue.count()
 
 
 def show(house: House, name: str, exam: bool = False) -> Shown:
@@ -123,8 +119,7 @@ def show(house: House, name: str, exam: bool = False) -> Shown:
 
 def tags(house: House) -> dict[str, int]:
     """Every tag, by name, and how many documents have it."""
-    counts = Counter(tag for document in house.library.documents() for tag in document.tags)
-    return dict(sorted(counts.items()))
+    return house.library.catalogue.tags()
 
 
 def tag(house: House, given: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> list[Document]:

@@ -26,11 +26,10 @@ def find_all(library: Library, given: Sequence[str]) -> list[Document]:
 
 def tagged(library: Library, tag: str) -> list[Document]:
     """Every document with a tag, by name; the tag with or without its mark. Raises NotFoundError where there is none."""
-    documents = library.documents()
-    found = [document for document in documents if carries(document, tag)]
+    found = library.catalogue.documents(tag)
     if not found:
         wanted = tag.removeprefix(MARK)
-        known = sorted({one for document in documents for one in document.tags})
+        known = list(library.catalogue.tags())
         hint = did_you_mean(wanted, known, f"The tags are {', '.join(known)}." if known else _MAKE)
         raise NotFoundError(f"no document has the tag {wanted!r}.", hint)
     return found
