@@ -31,6 +31,7 @@ from statistics import fmean, median
 from bench.parishes import ENDINGS, STEMS, WORDS
 
 from kmcli.errors import NotFoundError
+from kmcli.routing.gate import CANDIDATES
 from kmcli.types import silent
 from kmcli.workflows import documents, passages
 from kmcli.workflows.house import House, open_house
@@ -43,7 +44,7 @@ NEVER = "Who painted the bridge?"
 PAGE = 10
 """Of `ls`: as many as the smallest library has."""
 NOT_OF_ONE = ("meant",)
-"""Costs that are no verb's: of a mistake, and bounded (by a thousand names), which a line through three sizes cannot show."""
+"""Costs of no verb: of a mistake, and bounded by a thousand names, which a line through three sizes cannot show."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def verbs(folder: Path, size: int) -> dict[str, Verb]:
 
     def asked(house: House, _: str) -> None:
         for question in questions:
-            passages.search(house, question)
+            passages.search(house, question, CANDIDATES)
 
     def meant(house: House, wrong: str) -> None:
         with suppress(NotFoundError):

@@ -27,6 +27,7 @@ VERBS = {
     "serve_verb": ("serve",),
     "setup_verbs": ("models", "config", "doctor", "man", "completion"),
     "share_verbs": ("export", "import"),
+    "watch_verb": ("watch",),
 }
 """By module, in the order of the help; importing a module makes its functions verbs of `app`."""
 

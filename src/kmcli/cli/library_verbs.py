@@ -93,8 +93,8 @@ def ls(
     from kmcli.workflows import documents
 
     with opened(screen) as house:
-        listed = documents.ls(house, tag, None if everything else PAGE)
-    entries = listed.entries
+        entries = documents.ls(house, tag, None if everything else PAGE)
+        total = documents.count(house, tag) if len(entries) == PAGE else len(entries)
     if entries:
         headers = ["NAME", "STATE", "PAGES", "WORDS", "TRAINED", "SIZE"]
         rows = [_row(entry) for entry in entries]
@@ -107,8 +107,8 @@ def ls(
             headers.append("TAGS")
             rows = [[*row, ", ".join(entry.document.tags)] for row, entry in zip(rows, entries, strict=True)]
         _list(screen, headers, rows)
-        if listed.total > len(entries):
-            screen.note(f"These are the first {len(entries)} of {listed.total:,} documents. All of them: km ls --all")
+        if total > len(entries):
+            screen.note(f"These are the first {len(entries)} of {total:,} documents. All of them: km ls --all")
     else:
         screen.note(f"No document has the tag {tag}." if tag else "The library is empty. Next: km add FILE")
     return [entry_data(entry) for entry in entries]

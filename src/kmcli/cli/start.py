@@ -46,7 +46,7 @@ def next_step(screen: Screen) -> tuple[str, str]:
     from kmcli.workflows import documents
 
     with opened(screen) as house:
-        entries = documents.ls(house, limit=LOOKED_AT).entries
+        entries = documents.ls(house, limit=LOOKED_AT)
         unmade, newest, total = documents.next_ones(house)
     if not entries:
         return "km add FILE", "The library is empty. Add a PDF, Word, HTML, EPUB or text file, a folder, or a URL."

@@ -44,6 +44,16 @@ class Catalogue:
         """The document that was read from this file or URL."""
         return self._database.document("source", source)
 
+    def of_bytes(self, sha256: str) -> Document | None:
+        """A document that was read from these bytes."""
+        return self._database.document("sha256", sha256)
+
+    def below(self, folder: str) -> list[Document]:
+        """Those that were read from files of a folder, and of folders in it, by path; the folder with its last slash."""
+        return self._database.documents(
+            "WHERE source >= ? AND source < ? ORDER BY source", folder, folder[:-1] + chr(ord(folder[-1]) + 1)
+        )
+
     def named(self, name: str) -> Document | None:
         """The document of that name, whatever its case."""
         return self._database.document("name_key", names.key(name))

@@ -172,12 +172,18 @@ class Library(Material):
             self._save(document, before)
         return document
 
+    def found_at(self, document: Document, source: str) -> Document:
+        """Note that the file a document was read from lies elsewhere now, so that a change of it there is an update."""
+        with self._database.transaction():
+            current = self._there(document)
+            moved = dataclasses.replace(current, source=source)
+            self._save(moved, current)
+        return moved
+
     def retag(self, document: Document, add: Sequence[str], remove: Sequence[str]) -> Document:
         """Give a document tags and take some away. Raises UsageError for one to add that is not allowed."""
         with self._database.transaction():
-            current = self._database.document("id", document.id)
-            if current is None:
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+            current = self._there(document)
             document = contents.with_tags(current, add, remove)
             self._save(document, current)
         return document
@@ -210,25 +216,6 @@ class Library(Material):
     def state(self, document: Document) -> State:
         """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
         return modules.state(self._layout, document, self._trained(document))
-
-    def workspace(self, document: Document) -> Path:
-        """The folder for checkpoints and other unfinished files of the document's training; made if it is not there."""
-        with files.explained(self.home):
-            folder = self._layout.workspace(document)
-            files.make_folder(folder)
-            return folder
-
-    def clear_workspace(self, document: Document) -> None:
-        with self.lock(document, "train"), files.explained(self.home):
-            files.delete(self._layout.workspace(document))
-
-    def staging(self, document: Document) -> Path:
-        """An empty folder in the workspace, in which to write a module for commit_module."""
-        with self.lock(document, "train"), files.explained(self.home):
-            folder = self.workspace(document) / "module"
-            files.delete(folder)
-            files.make_folder(folder)
-            return folder
 
     def commit_module(
         self, document: Document, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]
@@ -282,6 +269,13 @@ class Library(Material):
         if gone or come:
             with files.explained(self.home):
                 self._published.change(gone, come)
+
+    def _there(self, document: Document) -> Document:
+        """The document as it is now. Raises NotFoundError where it was removed."""
+        current = self.catalogue.of_id(document.id)
+        if current is None:
+            raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+        return current
 
     def _known(self, ingested: Ingested) -> Document | None:
         """The document that has the same bytes or, else, came from the same source."""

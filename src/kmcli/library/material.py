@@ -1,9 +1,10 @@
-"""A document's study material, and the lock that whatever changes a document holds."""
+"""A document's study material and unfinished training, and the lock that whatever changes a document holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from kmcli.errors import NotFoundError
@@ -84,3 +85,24 @@ class Material:
         """
         with self.lock(document, "synth"), files.explained(self._layout.home):
             study.append_objects(self._layout.work_log(document), [list(group)])
+
+    # --- an unfinished training
+
+    def workspace(self, document: Document) -> Path:
+        """The folder for checkpoints and other unfinished files of the document's training; made if it is not there."""
+        with files.explained(self._layout.home):
+            folder = self._layout.workspace(document)
+            files.make_folder(folder)
+            return folder
+
+    def clear_workspace(self, document: Document) -> None:
+        with self.lock(document, "train"), files.explained(self._layout.home):
+            files.delete(self._layout.workspace(document))
+
+    def staging(self, document: Document) -> Path:
+        """An empty folder in the workspace, in which to write a module for commit_module."""
+        with self.lock(document, "train"), files.explained(self._layout.home):
+            folder = self.workspace(document) / "module"
+            files.delete(folder)
+            files.make_folder(folder)
+            return folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,8 @@ ORDERED = 100
 _VERSION = 2
 """Of the file's tables and of how texts are cut: a file of another version is made anew."""
 
-_K1, _B = 1.2, 0.75
-"""Of BM25, as SQLite's FTS5 has them."""
+_SCORE = "? * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length * ?))"
+"""BM25, with the constants of SQLite's FTS5: of a word's rarity, and what lengths are multiplied by to be in mean ones."""
 
 _SCHEMA = (
     # A document's passages are those from first to last; words: how many they have together.
@@ -198,29 +198,33 @@ class LibraryIndex:
         if not rare:
             return []
         passages, length = self._rows("SELECT passages, length FROM totals")[0]
-        scores: dict[int, float] = defaultdict(float)
+        common = there[len(rare) :]
+        proposed: list[str] = []
+        values: list[str | float | None] = []
         for word in rare:
-            for row, times, long in self._proposed(word, there[len(rare) :]):
-                scores[row] += _bm25(word.passages, passages, times, long * passages / length)
-        best = dict(sorted(scores.items(), key=_order)[:ORDERED])
-        for word in there[len(rare) :]:
-            for row, times, long in self._rows(
-                f"SELECT row, times, length FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})",
-                word.number,
-                *best,
+            statement, given = self._proposed(word, common)
+            proposed.append(f"SELECT row, {_SCORE} score FROM ({statement})")
+            values += [_rarity(word.passages, passages), passages / length, *given]
+        summed = f"SELECT row, sum(score) FROM ({' UNION ALL '.join(proposed)}) GROUP BY row ORDER BY 2 DESC, 1 LIMIT ?"
+        best = dict(self._rows(summed, *values, ORDERED if common else k))
+        for word in common:
+            among = f"SELECT * FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})"
+            rarity = _rarity(word.passages, passages)
+            for row, score in self._rows(
+                f"SELECT row, {_SCORE} FROM ({among})", rarity, passages / length, word.number, *best
             ):
-                best[row] += _bm25(word.passages, passages, times, long * passages / length)
-        return sorted(best.items(), key=_order)[:k]
+                best[row] += score
+        return sorted(best.items(), key=lambda one: (-one[1], one[0]))[:k]
 
-    def _proposed(self, word: _Word, others: Sequence[_Word]) -> list[tuple[int, int, int]]:
-        """The passages to look at that have a word: how often, and how long each is."""
-        every = "SELECT row, times, length FROM places WHERE word = ? LIMIT ?"
+    def _proposed(self, word: _Word, others: Sequence[_Word]) -> tuple[str, list[int | None]]:
+        """A statement that gives the places to look at of a word, and its values."""
+        every = "SELECT * FROM places WHERE word = ? LIMIT ?"
         if word.passages > LOOKED_AT and others:
-            both = f"SELECT row, one.times, one.length FROM ({every}) one JOIN places two USING (row)"
-            found = self._rows(f"{both} WHERE two.word = ? LIMIT ?", word.number, SKIMMED, others[0].number, LOOKED_AT)
-            if found:
-                return found
-        return self._rows(every, word.number, LOOKED_AT)
+            both = f"SELECT one.* FROM ({every}) one JOIN places two USING (row) WHERE two.word = ? LIMIT ?"
+            values = [word.number, SKIMMED, others[0].number, LOOKED_AT]
+            if self._rows(both, *values):
+                return both, values
+        return every, [word.number, LOOKED_AT]
 
     def _has(self, word: _Word, first: int, last: int) -> bool:
         """Whether a document has a word."""
@@ -271,7 +275,7 @@ class LibraryIndex:
         statement = "UPDATE totals SET documents = documents + ?, passages = passages + ?, length = length + ?"
         self._database.execute(statement, (documents, passages, length))
 
-    def _rows(self, statement: str, *values: str | int | None) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, *values: str | float | None) -> list[tuple[Any, ...]]:
         return self._database.execute(statement, values).fetchall()
 
     def _transaction(self) -> sqlite3.Connection:
@@ -279,16 +283,9 @@ class LibraryIndex:
         return self._database  # as a context manager it commits, or rolls back
 
 
-def _order(scored: tuple[int, float]) -> tuple[float, int]:
-    """The best first; equals as they were read."""
-    row, score = scored
-    return -score, row
-
-
-def _bm25(having: int, passages: int, times: int, length: float) -> float:
-    """What one word adds to a passage's score. length: of the passage, in lengths of a mean one."""
-    rarity = max(1e-6, math.log((passages - having + 0.5) / (having + 0.5)))
-    return rarity * times * (_K1 + 1) / (times + _K1 * (1 - _B + _B * length))
+def _rarity(having: int, passages: int) -> float:
+    """What a word counts that so many passages have."""
+    return max(1e-6, math.log((passages - having + 0.5) / (having + 0.5)))
 
 
 def _opened(path: Path) -> sqlite3.Connection:

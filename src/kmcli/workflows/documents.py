@@ -37,14 +37,6 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """Documents, the first of so many."""
-
-    entries: tuple[Entry, ...]
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class Shown:
     """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for."""
 
@@ -94,11 +86,14 @@ def add(
     return AddReport(tuple(added), tuple(failed))
 
 
-def ls(house: House, tag: str | None = None, limit: int | None = None) -> Listed:
+def ls(house: House, tag: str | None = None, limit: int | None = None) -> list[Entry]:
     """Documents by name, or those that carry a tag: the first so many of them, or all."""
-    catalogue = house.library.catalogue
-    entries = tuple(entry(house, document) for document in catalogue.documents(tag, limit))
-    return Listed(entries, catalogue.count(tag) if len(entries) == limit else len(entries))
+    return [entry(house, document) for document in house.library.catalogue.documents(tag, limit)]
+
+
+def count(house: House, tag: str | None = None) -> int:
+    """How many documents there are, or carry a tag."""
+    return house.library.catalogue.count(tag)
 
 
 def next_ones(house: House) -> tuple[Document | None, Document | None, int]:

@@ -81,7 +81,7 @@ def baked_id(module: KnowledgeModule, extractor: Extractor) -> str:
 def alone(house: House, extractor: Extractor) -> KnowledgeModule:
     """An extractor by itself as a module, for reading passages, written where it is missing. Raises KmError where it is
     damaged."""
-    folder = house.library.cache_of(ALONE) / f"baked-{extractor.id}"
+    folder = house.library.cache_of(ALONE) / f"{ALONE}-{extractor.id}"
     if not folder.is_dir():
         _bake(extractor, None, folder)
     recipe = Recipe(model=extractor.recipe.model, revision=extractor.recipe.revision, rank=extractor.recipe.rank)

@@ -12,8 +12,9 @@ from kmcli.workflows.house import House
 FILE = "passages.db"
 
 
-def search(house: House, question: str) -> list[Found]:
-    """The documents that may answer a question, the likeliest first, by the library's index, which is brought up to date."""
+def search(house: House, question: str, k: int = SEARCHED) -> list[Found]:
+    """The k documents that most likely answer a question, the likeliest first, by the library's index. It is brought up to
+    date."""
     catalogue = house.library.catalogue
 
     def name(document_id: str) -> str:
@@ -22,7 +23,7 @@ def search(house: House, question: str) -> list[Found]:
 
     with explained(house.library.cache), LibraryIndex(house.library.cache / FILE) as index:
         _bring_up_to_date(house, index)
-        return index.search(question, SEARCHED, name)
+        return index.search(question, k, name)
 
 
 def _bring_up_to_date(house: House, index: LibraryIndex) -> None:

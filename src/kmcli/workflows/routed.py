@@ -12,7 +12,7 @@ from kmcli.bases import Base
 from kmcli.errors import NotFoundError, ResourceError, UsageError
 from kmcli.evaluation.methods import build_chat, fit
 from kmcli.routing.gate import CANDIDATES, NAMED, Candidate
-from kmcli.routing.index import Found
+from kmcli.routing.index import SEARCHED, Found
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage
 from kmcli.workflows import extracting
 from kmcli.workflows.answer import Asked
@@ -64,9 +64,10 @@ def ask(
             raise untrained(lacking[0])
         if library.last_trained() is None:
             raise NotFoundError("no document has a Knowledge Module yet.", "Make them: km train --all")
+    k = SEARCHED if named or method == "km" else CANDIDATES
     found = [
         (document, one)
-        for document, one in _found(house, question, named)
+        for document, one in _found(house, question, named, k)
         if method != "km" or library.module(document)
     ]
     if named:  # also those that have no word of the question
@@ -115,10 +116,10 @@ def ask_together(house: House, question: str, on_text: Callable[[str], None], na
     return Routed(asked, (), asked)
 
 
-def _found(house: House, question: str, named: Sequence[Document]) -> list[tuple[Document, Found]]:
-    """The likeliest documents of the library, or of those that are named."""
+def _found(house: House, question: str, named: Sequence[Document], k: int = SEARCHED) -> list[tuple[Document, Found]]:
+    """The k likeliest documents of the library; and of these those that are named, where any are."""
     among = {document.id for document in named}
-    found = [(house.library.catalogue.of_id(one.document), one) for one in search(house, question)]
+    found = [(house.library.catalogue.of_id(one.document), one) for one in search(house, question, k)]
     return [(document, one) for document, one in found if document and (not named or document.id in among)]
 
 
