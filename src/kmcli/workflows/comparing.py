@@ -25,6 +25,7 @@ from kmcli.types import Chunk, Document, Event, KnowledgeModule, Method, Questio
 from kmcli.workflows import extracting, held_out
 from kmcli.workflows.elsewhere import find, measured
 from kmcli.workflows.house import House, counter, untrained
+from kmcli.workflows.naming import find_one
 
 if TYPE_CHECKING:
     from kmcli.retrieval.dense import Dense
@@ -65,7 +66,7 @@ def compare(
     UsageError for wishes that make no sense, and for questions that are all about other documents, NotFoundError where a
     Knowledge Module or the other document's study material is missing, ResourceError where the embedder is.
     """
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     module = house.library.module(document)
     if module is None and questions is None:
         raise NotFoundError(

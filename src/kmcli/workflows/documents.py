@@ -14,7 +14,7 @@ from kmcli.library.exams import Exam, Head
 from kmcli.types import Document, Event, KnowledgeModule, State
 from kmcli.workflows import adding
 from kmcli.workflows.house import Failure, House
-from kmcli.workflows.naming import carries, find_all, tagged
+from kmcli.workflows.naming import carries, find_all, find_one, tagged
 from kmcli.workflows.passages import forget
 
 
@@ -104,7 +104,7 @@ def next_ones(house: House) -> tuple[Document | None, Document | None, int]:
 
 def show(house: House, name: str, exam: bool = False) -> Shown:
     """exam: with all of its exam. Warns where the document's module can no longer be used."""
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     shown = entry(house, document)
     if shown.module and (outdated := house.outdated(document, shown.module)):
         house.warn(str(outdated))
@@ -130,7 +130,7 @@ def tag(house: House, given: Sequence[str], add: Sequence[str], remove: Sequence
 
 
 def mv(house: House, old: str, new: str) -> Document:
-    return house.library.rename(old, new)
+    return house.library.rename(find_one(house.library, old).name, new)
 
 
 def entries(house: House, given: Sequence[str]) -> list[Entry]:

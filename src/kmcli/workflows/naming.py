@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from kmcli.errors import NotFoundError, did_you_mean
+from kmcli.errors import NotFoundError, UsageError, did_you_mean
 from kmcli.library import Library, names
 from kmcli.types import Document
 
@@ -22,6 +22,20 @@ def find_all(library: Library, given: Sequence[str]) -> list[Document]:
         documents = tagged(library, word) if word.startswith(MARK) else [library.find(word)]
         found |= {document.id: document for document in documents if document.id not in found}
     return list(found.values())
+
+
+def find_one(library: Library, given: str) -> Document:
+    """The document of a name, or the only one with a tag.
+
+    Raises NotFoundError for one that does not exist, UsageError for a tag that several have.
+    """
+    (first, *others) = find_all(library, [given])
+    if others:
+        count = len(others) + 1
+        raise UsageError(
+            f"{given} stands for {count:,} documents, and only one can be named here.", f"km ls --tag {given}"
+        )
+    return first
 
 
 def tagged(library: Library, tag: str) -> list[Document]:

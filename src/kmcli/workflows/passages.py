@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from kmcli.library.files import explained
 from kmcli.routing.index import SEARCHED, Found, LibraryIndex
@@ -15,15 +16,21 @@ FILE = "passages.db"
 def search(house: House, question: str, k: int = SEARCHED) -> list[Found]:
     """The k documents that most likely answer a question, the likeliest first, by the library's index. It is brought up to
     date."""
-    catalogue = house.library.catalogue
 
     def name(document_id: str) -> str:
-        document = catalogue.of_id(document_id)
+        document = house.library.catalogue.of_id(document_id)
         return document.name if document else document_id  # removed just now
 
+    with index_of_library(house) as index:
+        return index.search(question, k, name)
+
+
+@contextmanager
+def index_of_library(house: House) -> Iterator[LibraryIndex]:
+    """Brought up to date."""
     with explained(house.library.cache), LibraryIndex(house.library.cache / FILE) as index:
         _bring_up_to_date(house, index)
-        return index.search(question, k, name)
+        yield index
 
 
 def _bring_up_to_date(house: House, index: LibraryIndex) -> None:
