@@ -20,6 +20,9 @@ PASSAGE_WORDS = 80
 TOGETHER = 64
 """Documents that are written at once."""
 
+BLOCK = 256
+"""Passages whose vectors are kept together."""
+
 _VERSION = 2
 """Of the file's tables and of how texts are cut: a file of another version is made anew."""
 
@@ -30,12 +33,18 @@ _SCHEMA = (
     "CREATE TABLE passages (row INTEGER PRIMARY KEY, page INTEGER, length INTEGER NOT NULL, text TEXT NOT NULL)",
     "CREATE TABLE words (word INTEGER PRIMARY KEY, stem TEXT NOT NULL UNIQUE, passages INTEGER, documents INTEGER)",
     "CREATE TABLE places (word INTEGER, row INTEGER, times INTEGER, length INTEGER, PRIMARY KEY (word, row)) WITHOUT ROWID",
-    "CREATE TABLE vectors (encoder TEXT, document TEXT, data BLOB NOT NULL, PRIMARY KEY (encoder, document))",
-    "CREATE INDEX vectors_by_document ON vectors (document)",
+    "CREATE TABLE encoders (encoder TEXT PRIMARY KEY, mark TEXT NOT NULL)",
+    "CREATE TABLE encoded (document TEXT, encoder TEXT, PRIMARY KEY (document, encoder)) WITHOUT ROWID",
+    "CREATE TABLE vectors (encoder TEXT, block INTEGER, data BLOB NOT NULL, PRIMARY KEY (encoder, block))",
     "CREATE TABLE totals (documents INTEGER, passages INTEGER, length INTEGER, mark TEXT)",
     "INSERT INTO totals VALUES (0, 0, 0, '')",
 )
 
+_SIZES = (
+    "SELECT encoder, (SELECT length(data) FROM vectors WHERE vectors.encoder = encoded.encoder LIMIT 1) / "
+    f"{BLOCK} FROM encoded WHERE document = ?"
+)
+"""Of a document's vectors: which encoders made them, and how many bytes one has."""
 
 Opened = TypeVar("Opened", bound="Store")
 
@@ -125,22 +134,41 @@ class Store:
 
     def without_vectors(self, encoder: str) -> list[tuple[str, int, int]]:
         """Of each document whose passages have no vectors by this encoder: its id, and its first and last passage."""
+        if self._rows("SELECT 1 FROM encoders WHERE encoder = ? AND mark = ?", encoder, self.mark):
+            return []
         return self._rows(
             "SELECT id, first, last FROM documents WHERE first IS NOT NULL AND NOT EXISTS "
-            "(SELECT 1 FROM vectors WHERE encoder = ? AND document = id) ORDER BY first",
+            "(SELECT 1 FROM encoded WHERE encoder = ? AND document = id) ORDER BY first",
             encoder,
         )
 
-    def keep_vectors(self, encoder: str, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Of documents, by id."""
+    def all_have_vectors(self, encoder: str) -> None:
+        """Remember it, until something changes."""
+        self._database.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (encoder, self.mark))
+
+    def keep_vectors(self, encoder: str, rows: Sequence[tuple[str, int, bytes]]) -> None:
+        """Of documents: the id, the first passage, and the bytes of its vectors, one after the other."""
         with self._transaction():
-            values = [(encoder, document, data) for document, data in rows]
-            self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", values)
+            for document, first, data in rows:
+                last = self._rows("SELECT last FROM documents WHERE id = ?", document)[0][0]
+                self._write_vectors(encoder, first, last, data)
+                self._database.execute("INSERT OR REPLACE INTO encoded VALUES (?, ?)", (document, encoder))
 
     def vectors(self, encoder: str) -> tuple[list[int], list[bytes]]:
-        """Of each document its first passage, and what was kept."""
-        rows = self._rows("SELECT first, data FROM vectors JOIN documents ON document = id WHERE encoder = ?", encoder)
-        return [first for first, _ in rows], [data for _, data in rows]
+        """The blocks of vectors that there are: the passage that each begins with, and its bytes, all 0 where a passage has
+        none."""
+        rows = self._rows("SELECT block, data FROM vectors WHERE encoder = ? ORDER BY block", encoder)
+        return [block * BLOCK for block, _ in rows], [data for _, data in rows]
+
+    def _write_vectors(self, encoder: str, first: int, last: int, data: bytes) -> None:
+        size = len(data) // (last - first + 1)
+        for block in range(first // BLOCK, last // BLOCK + 1):
+            rows = self._rows("SELECT data FROM vectors WHERE encoder = ? AND block = ?", encoder, block)
+            held = bytearray(rows[0][0] if rows else BLOCK * size)
+            begin, end = max(first, block * BLOCK), min(last + 1, (block + 1) * BLOCK)
+            at = (begin - block * BLOCK) * size
+            held[at : at + (end - begin) * size] = data[(begin - first) * size : (end - first) * size]
+            self._database.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (encoder, block, bytes(held)))
 
     # --- within
 
@@ -172,7 +200,9 @@ class Store:
     def _drop(self, document: str) -> None:
         for first, last in self._rows("SELECT first, last FROM documents WHERE id = ?", document):
             self._database.execute("DELETE FROM documents WHERE id = ?", (document,))
-            self._database.execute("DELETE FROM vectors WHERE document = ?", (document,))
+            for encoder, size in self._rows(_SIZES, document):
+                self._write_vectors(encoder, first, last, bytes((last - first + 1) * size))
+            self._database.execute("DELETE FROM encoded WHERE document = ?", (document,))
             rows = self._rows("SELECT row, text, length FROM passages WHERE row BETWEEN ? AND ?", first, last)
             own: Counter[str] = Counter()
             for row, text, _ in rows:
