@@ -12,7 +12,7 @@ add: a new file; update: a file that has another text; ls: ten documents of its 
 a name that is nearly right; route: the documents for ten questions (`km ask "question"` before anything is answered), a
 question; route-new: the same, and a document has changed before. Questions hold words that one document has, that some have,
 and that most have. After that, in the largest library: searches by words and by vectors (which are drawn by chance: to make
-real ones is a matter of the model), in milliseconds; of these the median, and the least, which other work cannot add to.
+real ones is a matter of the model), in milliseconds that passed and of the processor, which other work adds less to.
 Prints a Markdown table, and lines `FIGURE name value`.
 """
 
@@ -68,7 +68,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds: the least processor time, and the median of what passed."""
+    """Milliseconds of the processor, and that passed; of several rounds the least of the one, the median of the other."""
 
     cpu: float
     wall: float
@@ -167,28 +167,30 @@ def verbs(folder: Path, size: int) -> dict[str, Verb]:
 
 
 def measured(verb: Verb, rounds: int) -> Cost:
-    spent, passed = [], []
+    took: list[Cost] = []
     for turn in range(rounds):
         given = verb.prepare(turn)
-        began, cpu = time.perf_counter(), time.process_time()
-        with open_house({}, silent) as house:
-            verb.run(house, given)
-        spent.append(1000 * (time.process_time() - cpu) / verb.times)
-        passed.append(1000 * (time.perf_counter() - began) / verb.times)
-    return Cost(min(spent), median(passed))
+
+        def whole(given: str = given) -> None:
+            with open_house({}, silent) as house:
+                verb.run(house, given)
+
+        took.append(spent(whole))
+    return Cost(min(one.cpu for one in took) / verb.times, median(one.wall for one in took) / verb.times)
 
 
-def searches(size: int) -> list[float]:
-    """Milliseconds of questions to a library that is open."""
+def searches(size: int) -> list[Cost]:
+    """Of questions to a library that is open."""
     drawn = random.Random("searches")
     asked = [drawn.choice(made(drawn.randrange(size)).questions) for _ in range(95)] + [NEVER] * 5
-    seconds = []
     with open_house({}, silent) as house:
-        for question in asked:
-            began = time.perf_counter()
-            passages.search(house, question)
-            seconds.append(1000 * (time.perf_counter() - began))
-    return sorted(seconds)
+        return [spent(lambda question=question: passages.search(house, question, 10)) for question in asked]
+
+
+def spent(search: Callable[[], object]) -> Cost:
+    began, cpu = time.perf_counter(), time.process_time()
+    search()
+    return Cost(1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - began))
 
 
 class Drawn:
@@ -206,16 +208,12 @@ class Drawn:
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def vector_searches() -> tuple[int, list[float]]:
-    """How many passages there are, and milliseconds of searches by vectors in a library that is open."""
-    encoder, took = Drawn(), []
+def vector_searches() -> tuple[int, list[Cost]]:
+    """How many passages there are, and searches by vectors in a library that is open."""
+    encoder = Drawn()
     with open_house({}, silent) as house, passages.index_of_library(house) as index:
         count = vectors.update(index, encoder)
-        for _ in range(20):
-            began = time.perf_counter()
-            vectors.search(index, encoder, "", 10)
-            took.append(1000 * (time.perf_counter() - began))
-    return count, sorted(took)
+        return count, [spent(lambda: vectors.search(index, encoder, "", 10)) for _ in range(20)]
 
 
 def exponent(costs: dict[int, Cost]) -> float:
@@ -248,14 +246,13 @@ def main() -> None:
         print(f"FIGURE growth_exponent_{name.replace('-', '_')} {exponent(of_size):.3f}")
     print(f"FIGURE growth_exponent {max(exponent(one) for name, one in costs.items() if name not in NOT_OF_ONE):.3f}")
     print(f"FIGURE documents_a_second {number / seconds:.0f}")
-    took = searches(last)
-    print(f"FIGURE search_ms {median(took):.1f}")
-    print(f"FIGURE search_ms_worst {took[-1]:.1f}")
-    print(f"FIGURE search_ms_least {took[0]:.1f}")
-    count, took = vector_searches()
+    count, by_vectors = vector_searches()
     print(f"FIGURE passages {count}")
-    print(f"FIGURE vector_search_ms {median(took):.1f}")
-    print(f"FIGURE vector_search_ms_least {took[0]:.1f}")
+    for what, took in (("search", searches(last)), ("vector_search", by_vectors)):
+        print(f"FIGURE {what}_ms {median(one.wall for one in took):.1f}")
+        print(f"FIGURE {what}_ms_least {min(one.wall for one in took):.1f}")
+        print(f"FIGURE {what}_cpu_ms {median(one.cpu for one in took):.1f}")
+        print(f"FIGURE {what}_cpu_ms_worst {max(one.cpu for one in took):.1f}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ complete -c km -n '__fish_seen_subcommand_from train' -l objective -x -d 'What i
 complete -c km -n '__fish_seen_subcommand_from train' -l engine -x -a 'auto hf vllm openai llamacpp' -d 'What writes: auto, hf, vllm, openai (any service) or llamacpp.'
 complete -c km -n '__fish_seen_subcommand_from train' -l teacher -x -d 'A larger model that writes: hub name, folder, GGUF, service\'s.'
 complete -c km -n '__fish_seen_subcommand_from train' -l distil-from -x -d 'Whose predictions are learnt: base, or teacher (of one vocabulary).'
-complete -c km -n '__fish_seen_subcommand_from train' -l init -x -d 'Begin from the KM of this document, or the mean of all (library) or of a tag\'s (@TAG).'
+complete -c km -n '__fish_seen_subcommand_from train' -l init -x -d 'Begin from this document\'s KM, or the mean of all: library, or @TAG.'
 complete -c km -n '__fish_seen_subcommand_from train' -l chunk-tokens -x -d 'Size of a chunk, in tokens.'
 complete -c km -n '__fish_seen_subcommand_from train' -l overlap -x -d 'What a chunk repeats of the one before: 0 to 0.9.'
 complete -c km -n '__fish_seen_subcommand_from train' -l generations -x -d 'How often each task is written for a chunk.'

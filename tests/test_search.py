@@ -82,6 +82,14 @@ def test_words_that_are_all_common_are_looked_for_together(
     assert len(index.search("red", 50, str)) == 5  # one word alone: as many as are looked at
 
 
+def test_a_question_may_be_as_long_as_a_document(index: LibraryIndex) -> None:
+    words = [f"word{number}" for number in range(3000)]
+    fill(index, *(" ".join(words[begin : begin + 30]) for begin in range(0, 3000, 30)))
+    found = index.search(" ".join(words), 100, str)
+    assert [one.document for one in found] == [f"d{number}" for number in range(14)]  # 400 words, 30 a passage
+    assert index.passages(" ".join(words[:30]), 1)[0].document == "d0"
+
+
 def test_looking_costs_the_same_in_a_library_of_any_size(index: LibraryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in rows that are read for a question whose words all documents have, but one."""
     monkeypatch.setattr(indexing, "LOOKED_AT", 10)

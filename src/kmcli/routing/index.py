@@ -18,14 +18,11 @@ from kmcli.types import Passage
 SEARCHED = 50
 """Passages that are looked at for a question; what other documents have to say ranks below them."""
 
-LOOKED_AT = 500
+LOOKED_AT = 400
 """Passages that rare words may propose."""
 
 SKIMMED = 20 * LOOKED_AT
 """Where even the rarest word has more: of so many that have it, those that have the second rarest as well."""
-
-ORDERED = 100
-"""Of these, how many the common words order."""
 
 _SCORE = "? * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length * ?))"
 """BM25, with the constants of SQLite's FTS5: of a word's rarity, and what lengths are multiplied by to be in mean ones."""
@@ -76,9 +73,11 @@ class LibraryIndex(Store):
         for row, score in self._best(words, SEARCHED):
             document, first, last = self._document(row)
             best.setdefault(document, (score, row, first, last))
+            if len(best) == k:
+                break
         total = sum(word.weight for word in words)
         found = []
-        for document, (score, row, first, last) in list(best.items())[: max(0, k)]:
+        for document, (score, row, first, last) in best.items() if k > 0 else ():
             has = sum(word.weight for word in words if self._has(word, first, last))
             page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
             found.append(Found(document, score, has / total, Passage(names(document), text, score, page)))
@@ -88,7 +87,7 @@ class LibraryIndex(Store):
 
     def passages(self, query: str, k: int) -> list[Hit]:
         """The k passages that have most of a query's words, rare ones above all; the best first."""
-        return [self.hit(row, score) for row, score in self._best(self._words(query), min(k, ORDERED))]
+        return [self.hit(row, score) for row, score in self._best(self._words(query), k)]
 
     def hit(self, row: int, score: float) -> Hit:
         """A passage of the index by its number."""
@@ -132,7 +131,7 @@ class LibraryIndex(Store):
             proposed.append(f"SELECT row, {_SCORE} score FROM ({statement})")
             values += [_rarity(word.passages, passages), passages / length, *given]
         summed = f"SELECT row, sum(score) FROM ({' UNION ALL '.join(proposed)}) GROUP BY row ORDER BY 2 DESC, 1 LIMIT ?"
-        best = dict(self._rows(summed, *values, ORDERED if common else k))
+        best = dict(self._rows(summed, *values, -1 if common else k))
         for word in common:
             among = f"SELECT * FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})"
             rarity = _rarity(word.passages, passages)
