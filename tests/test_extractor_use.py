@@ -107,7 +107,7 @@ def test_with_passages_it_answers_by_retrieval(
     assert mine["method"] == "rag"
     assert len(mine["evidence"]) == 1
     assert mine["answer"] != plain["answer"]
-    folder = next((config.home() / "cache" / "documents").glob("*/baked-*"))
+    folder = next((config.home() / "cache" / "documents").glob(f"*/*/{lora.CONFIG}")).parent
     rank = json.loads((folder / lora.CONFIG).read_text())["r"]
     assert rank == (4 if more else 4 + 4)  # mill-5 has a module of rank 4
     with (
