@@ -72,7 +72,7 @@ complete -c km -n '__fish_seen_subcommand_from rm' -s q -l quiet -d 'No progress
 complete -c km -n '__fish_seen_subcommand_from rm' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from rm' -a '(__km_listed names)'
 
-complete -c km -n __fish_use_subcommand -a watch -d 'Keep a folder in the library: add what is new, update what changed'
+complete -c km -n __fish_use_subcommand -a watch -d 'Keep a folder in the library: add and update its files'
 complete -c km -n '__fish_seen_subcommand_from watch' -l tag -x -a '(__km_listed tag)' -d 'A tag; may be repeated.'
 complete -c km -n '__fish_seen_subcommand_from watch' -l train -d 'Train its documents too, and again when they change.'
 complete -c km -n '__fish_seen_subcommand_from watch' -l every -x -d 'How often it is looked at.'

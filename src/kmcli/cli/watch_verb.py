@@ -32,7 +32,7 @@ def watch(
     model: Model = None,
     device: Device = None,
 ) -> object:
-    """Keep a folder in the library: add what is new, update what changed.
+    """Keep a folder in the library: add and update its files.
 
     A document whose file was moved is followed; one whose file was deleted stays in the library, and that is said. A file is
     taken when nobody writes to it any more. Ctrl-C ends it; nothing is lost.
