@@ -100,7 +100,8 @@ def speed(home: Path, base: bases.Base, module: KnowledgeModule, rounds: int) ->
     cache = home / "cache" / "gguf"
     km = [sys.executable, "-m", "kmcli", "ask", "harbour", QUESTION]
     timed([*km, "--engine", "llamacpp"], home)  # makes the files
-    files = [str(cache / f"{base.revision}.gguf"), str(cache / f"{module.document_id}-{module.id}.gguf")]
+    own = home / "cache" / "documents" / module.document_id
+    files = [str(cache / f"{base.revision}.gguf"), str(own / f"{module.id}.gguf")]
     prompt = base.prompts.ask.format(question=QUESTION)
     programs = {
         "km": km,

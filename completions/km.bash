@@ -18,8 +18,8 @@ _km_listed() {  # of the library what $1 says; printf %q keeps it one word, what
   [ -r "$home/names" ] || return
   local name
   while IFS= read -r name; do
-    case "$1 $name" in
-      "name @"* | "tag "[!@]*) continue ;;
+    case "$1 $name" in  # empty where a document was removed
+      *" " | "name @"* | "tag "[!@]*) continue ;;
       "tag "*) name="${name#@}" ;;
     esac
     case "$name" in "$cur"*) COMPREPLY+=("$(printf %q "$name")") ;; esac
@@ -40,7 +40,7 @@ _km() {
   esac
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    _km_words add ls show tag mv rm extractor train ask chat compare serve export import models config doctor man completion eval synth --help --version
+    _km_words add ls show tag mv rm watch extractor train ask chat compare search serve export import models config doctor man completion eval synth --help --version
     return
   fi
   case "$verb $previous" in
@@ -51,6 +51,13 @@ _km() {
     "ls --tag") _km_listed tag; return ;;
     "tag --add") _km_listed tag; return ;;
     "tag --remove") _km_listed tag; return ;;
+    "watch --tag") _km_listed tag; return ;;
+    "watch --every") :; return ;;
+    "watch --preset") _km_words quick standard paper; return ;;
+    "watch --recipe") _km_files; return ;;
+    "watch --set") :; return ;;
+    "watch --model") :; return ;;
+    "watch --device") _km_words auto cpu cuda mps; return ;;
     "extractor --docs") _km_listed names; return ;;
     "extractor --questions") _km_files; return ;;
     "extractor --passages") :; return ;;
@@ -100,6 +107,10 @@ _km() {
     "compare --report") _km_files; return ;;
     "compare --model") :; return ;;
     "compare --device") _km_words auto cpu cuda mps; return ;;
+    "search -k" | "search --passages") :; return ;;
+    "search --retriever") :; return ;;
+    "search --embedder") :; return ;;
+    "search --device") _km_words auto cpu cuda mps; return ;;
     "serve --host") :; return ;;
     "serve --port") :; return ;;
     "serve --extractor") :; return ;;
@@ -157,7 +168,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?* | "$verb @") ;;
       *) place=$((place + 1)) ;;
     esac
@@ -170,7 +181,7 @@ _km() {
       esac
       ;;
     ls)
-      case "$cur" in -*) _km_words --tag --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --tag --all --json -q --quiet -h --help; return ;; esac
       ;;
     show)
       case "$cur" in -*) _km_words --curve --exam --json -q --quiet -h --help; return ;; esac
@@ -194,6 +205,12 @@ _km() {
       case "$cur" in -*) _km_words -y --yes --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_listed names ;;
+      esac
+      ;;
+    watch)
+      case "$cur" in -*) _km_words --tag --train --every --preset --recipe --set --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_files ;;
       esac
       ;;
     extractor)
@@ -224,6 +241,11 @@ _km() {
       case "$cur" in -*) _km_words --questions --methods --retriever --k --kept --embedder --extractor --forgetting --judge --engine --report --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_listed name ;;
+      esac
+      ;;
+    search)
+      case "$cur" in -*) _km_words -k --passages --retriever --embedder --device --json -q --quiet -h --help; return ;; esac
+      case $place in
       esac
       ;;
     serve)
@@ -257,7 +279,7 @@ _km() {
     man)
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
-        0) _km_words add ls show tag mv rm extractor train ask chat compare serve export import models config doctor man completion eval synth ;;
+        0) _km_words add ls show tag mv rm watch extractor train ask chat compare search serve export import models config doctor man completion eval synth ;;
       esac
       ;;
     completion)

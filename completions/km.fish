@@ -14,9 +14,9 @@ function __km_listed
     test -r "$home/names"; or return
     switch $argv[1]
         case name
-            string match -v "@*" <"$home/names"
+            string match -rv "^(@|$)" <"$home/names"
         case names
-            cat "$home/names"
+            string match -rv "^$" <"$home/names"
         case tag
             string match "@*" <"$home/names" | string sub -s 2
     end
@@ -38,6 +38,7 @@ complete -c km -n '__fish_seen_subcommand_from add' -F
 
 complete -c km -n __fish_use_subcommand -a ls -d 'List the documents and how their training stands'
 complete -c km -n '__fish_seen_subcommand_from ls' -l tag -x -a '(__km_listed tag)' -d 'Only documents with this tag.'
+complete -c km -n '__fish_seen_subcommand_from ls' -l all -d 'All of them, and not only the first 50.'
 complete -c km -n '__fish_seen_subcommand_from ls' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from ls' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from ls' -s h -l help -d 'Show this message and exit.'
@@ -71,6 +72,20 @@ complete -c km -n '__fish_seen_subcommand_from rm' -s q -l quiet -d 'No progress
 complete -c km -n '__fish_seen_subcommand_from rm' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from rm' -a '(__km_listed names)'
 
+complete -c km -n __fish_use_subcommand -a watch -d 'Keep a folder in the library: add and update its files'
+complete -c km -n '__fish_seen_subcommand_from watch' -l tag -x -a '(__km_listed tag)' -d 'A tag; may be repeated.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l train -d 'Train its documents too, and again when they change.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l every -x -d 'How often it is looked at.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l preset -x -a 'quick standard paper' -d 'How thoroughly: quick, standard or paper.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l recipe -r -F -d 'A recipe in TOML.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l set -x -d 'One value of the recipe; may be repeated.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l model -x -d 'Base model: \'embedded\', a hub name or a folder (see km models).'
+complete -c km -n '__fish_seen_subcommand_from watch' -l device -x -a 'auto cpu cuda mps' -d 'Where to compute: auto, cpu, cuda or mps.'
+complete -c km -n '__fish_seen_subcommand_from watch' -l json -d 'Print the result as one JSON object.'
+complete -c km -n '__fish_seen_subcommand_from watch' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
+complete -c km -n '__fish_seen_subcommand_from watch' -s h -l help -d 'Show this message and exit.'
+complete -c km -n '__fish_seen_subcommand_from watch' -F
+
 complete -c km -n __fish_use_subcommand -a extractor -d 'Train Knowledge Extractors: modules answer better with them'
 complete -c km -n '__fish_seen_subcommand_from extractor' -l docs -x -a '(__km_listed names)' -d 'Documents to train on, or @TAG for all with a tag.'
 complete -c km -n '__fish_seen_subcommand_from extractor' -l questions -r -F -d 'Questions about them, each with its document; left out: held-out study material.'
@@ -94,7 +109,7 @@ complete -c km -n '__fish_seen_subcommand_from train' -l objective -x -d 'What i
 complete -c km -n '__fish_seen_subcommand_from train' -l engine -x -a 'auto hf vllm openai llamacpp' -d 'What writes: auto, hf, vllm, openai (any service) or llamacpp.'
 complete -c km -n '__fish_seen_subcommand_from train' -l teacher -x -d 'A larger model that writes: hub name, folder, GGUF, service\'s.'
 complete -c km -n '__fish_seen_subcommand_from train' -l distil-from -x -d 'Whose predictions are learnt: base, or teacher (of one vocabulary).'
-complete -c km -n '__fish_seen_subcommand_from train' -l init -x -d 'Begin from the KM of this document, or from the mean of all: library.'
+complete -c km -n '__fish_seen_subcommand_from train' -l init -x -d 'Begin from this document\'s KM, or the mean of all: library, or @TAG.'
 complete -c km -n '__fish_seen_subcommand_from train' -l chunk-tokens -x -d 'Size of a chunk, in tokens.'
 complete -c km -n '__fish_seen_subcommand_from train' -l overlap -x -d 'What a chunk repeats of the one before: 0 to 0.9.'
 complete -c km -n '__fish_seen_subcommand_from train' -l generations -x -d 'How often each task is written for a chunk.'
@@ -165,6 +180,15 @@ complete -c km -n '__fish_seen_subcommand_from compare' -s q -l quiet -d 'No pro
 complete -c km -n '__fish_seen_subcommand_from compare' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from compare' -a '(__km_listed name)'
 
+complete -c km -n __fish_use_subcommand -a search -d 'Find passages in all documents'
+complete -c km -n '__fish_seen_subcommand_from search' -s k -l passages -x -d 'Passages to show.'
+complete -c km -n '__fish_seen_subcommand_from search' -l retriever -x -d 'By words (bm25), by meaning (dense), or both (hybrid).'
+complete -c km -n '__fish_seen_subcommand_from search' -l embedder -x -d 'Model for dense: minilm, a sentence-transformers name, a folder.'
+complete -c km -n '__fish_seen_subcommand_from search' -l device -x -a 'auto cpu cuda mps' -d 'Where to compute: auto, cpu, cuda or mps.'
+complete -c km -n '__fish_seen_subcommand_from search' -l json -d 'Print the result as one JSON object.'
+complete -c km -n '__fish_seen_subcommand_from search' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
+complete -c km -n '__fish_seen_subcommand_from search' -s h -l help -d 'Show this message and exit.'
+
 complete -c km -n __fish_use_subcommand -a serve -d 'Serve the library over HTTP, as OpenAI\'s API'
 complete -c km -n '__fish_seen_subcommand_from serve' -l host -x -d 'Where to listen; another than this machine\'s needs a key.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l port -x -d 'Which port; 0 takes a free one.'
@@ -229,7 +253,7 @@ complete -c km -n __fish_use_subcommand -a man -d 'Show the manual'
 complete -c km -n '__fish_seen_subcommand_from man' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from man' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from man' -s h -l help -d 'Show this message and exit.'
-complete -c km -n '__fish_seen_subcommand_from man' -a 'add ls show tag mv rm extractor train ask chat compare serve export import models config doctor man completion eval synth'
+complete -c km -n '__fish_seen_subcommand_from man' -a 'add ls show tag mv rm watch extractor train ask chat compare search serve export import models config doctor man completion eval synth'
 
 complete -c km -n __fish_use_subcommand -a completion -d 'Print a shell\'s completion script'
 complete -c km -n '__fish_seen_subcommand_from completion' -l json -d 'Print the result as one JSON object.'

@@ -27,8 +27,9 @@ from cli_cases import (
     trained,
     working,
 )
-from kmcli.cli import render
+from kmcli.cli import library_verbs, render
 from kmcli.library import Added
+from kmcli.types import Document
 from kmcli.workflows import answer, comparing, documents, share, study
 from kmcli.workflows.answer import Asked
 from kmcli.workflows.documents import AddReport, Entry
@@ -42,9 +43,13 @@ def km(capsys: pytest.CaptureFixture[str]) -> Km:
 
 def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
     assert km().out.splitlines()[2] == "  km add FILE"
+    beyond: list[Document | None] = [None]  # what is looked up of documents that are not looked at
+    monkeypatch.setattr(documents, "next_ones", lambda house: (beyond[0], document("done"), 1))
     entries = [Entry(document("done"), "fresh", module(), 9)]
     monkeypatch.setattr(documents, "ls", returning(entries))
     assert km().out.splitlines()[2] == '  km ask done "question"'
+    beyond[0] = document("later")
+    assert km().out.splitlines()[2] == "  km train later"
     entries.append(Entry(document("old"), "stale", module(), 9))
     assert km().out.splitlines()[2] == "  km train old"
     entries.append(Entry(document("new"), "untrained", None, 0))
@@ -53,6 +58,22 @@ def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) ->
     run = km()
     assert run.out.splitlines()[2] == "  km train half"
     assert run.code == 0
+
+
+def test_ls_shows_a_page_unless_it_is_asked_for_all(km: Km, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        (tmp_path / f"d{number}.txt").write_text(f"Text {number}.")
+        km("add", str(tmp_path / f"d{number}.txt"), "--tag", "odd" if number % 2 else "even")
+    monkeypatch.setattr(library_verbs, "PAGE", 3)
+    run = km("ls")
+    assert [line.split()[0] for line in run.out.splitlines()] == ["NAME", "d0", "d1", "d2"]
+    assert run.err == "These are the first 3 of 4 documents. All of them: km ls --all\n"
+    assert [one["name"] for one in km("ls", "--json").envelope["data"]] == ["d0", "d1", "d2"]
+    for words in (("ls", "--all"), ("ls", "--tag", "odd")):
+        assert km(*words).err == ""
+    assert len(km("ls", "--all").out.splitlines()) == 5
+    monkeypatch.setattr(library_verbs, "PAGE", 1)
+    assert km("ls", "--tag", "odd").err == "These are the first 1 of 2 documents. All of them: km ls --all\n"
 
 
 def test_library_verbs_with_the_real_library(km: Km, tmp_path: Path) -> None:

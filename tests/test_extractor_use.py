@@ -51,10 +51,9 @@ def test_ask_answers_with_it(km: Km, loaded: Loaded, trained: dict[str, Any], en
     if engine == "hf":
         assert mine["answer"] == by_hand(loaded, "mill-5", "Who built it?")
     assert answer(km, "mill-5", "Who built it?", "--engine", engine) == {**plain, "seconds": pytest.approx(0, abs=60)}
-    gguf = config.home() / "cache" / "gguf"
     if engine == "llamacpp":  # both files stay: neither is written again
         document = km("show", "mill-5", "--json").envelope["data"]
-        assert len(list(gguf.glob(f"{document['id']}-*.gguf"))) == 2
+        assert len(list((config.home() / "cache" / "documents" / document["id"]).glob("*.gguf"))) == 2
 
 
 def test_many_documents_and_a_conversation(
@@ -108,7 +107,7 @@ def test_with_passages_it_answers_by_retrieval(
     assert mine["method"] == "rag"
     assert len(mine["evidence"]) == 1
     assert mine["answer"] != plain["answer"]
-    folder = next((config.home() / "cache" / "baked").iterdir())
+    folder = next((config.home() / "cache" / "documents").glob(f"*/*/{lora.CONFIG}")).parent
     rank = json.loads((folder / lora.CONFIG).read_text())["r"]
     assert rank == (4 if more else 4 + 4)  # mill-5 has a module of rank 4
     with (

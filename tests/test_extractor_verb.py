@@ -63,12 +63,12 @@ def test_training_it_again_replaces_it_and_what_was_made_with_it(
     km: Km, trained: dict[str, Any], questions: Path
 ) -> None:
     answer(km, "mill-5", "Who?", "--extractor", "qa", "--engine", "hf")
-    baked = config.home() / "cache" / "baked"
-    assert [path.name.endswith(trained["extractor"]["id"]) for path in baked.iterdir()] == [True]
+    baked = config.home() / "cache" / "documents"
+    assert [path.name.endswith(trained["extractor"]["id"]) for path in baked.glob("*/baked-*")] == [True]
     again = km("extractor", "train", "qa", "--questions", str(questions), *QUICK, "--json").envelope["data"]
     assert again["extractor"]["id"] != trained["extractor"]["id"]
     assert not Path(trained["extractor"]["path"]).exists()
-    assert list(baked.iterdir()) == []
+    assert list(baked.glob("*/baked-*")) == []
     assert len(km("extractor", "ls", "--json").envelope["data"]) == 1
 
 

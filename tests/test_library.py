@@ -253,13 +253,12 @@ def test_remove_takes_everything_but_the_original(library: Library, tmp_path: Pa
     train(library, document)
     library.staging(document)
     (library.workspace(document) / "state.json").write_text("{}")
-    (library.cache / f"{document.id}-targets").mkdir()
-    (library.cache / f"{document.id}-targets" / "0.bin").write_bytes(b"x")
-    (library.cache / f"{document.id}.index").write_bytes(b"x")
+    library.cache_of(document.id).mkdir()
+    (library.cache_of(document.id) / "0.bin").write_bytes(b"x")
     (library.cache / "base.gguf").write_bytes(b"shared")
     assert library.remove("heron") == document
     assert library.documents() == []
-    assert contents(library.home) == before | {"cache/base.gguf": b"shared", "names": b""}
+    assert contents(library.home) == before | {"cache/base.gguf": b"shared", "names": b"\n" * len("heron\n")}
     assert original.read_text() == "The heron waits."
     assert library.check() == []
     with pytest.raises(NotFoundError, match="heron has been removed meanwhile"), library.lock(document, "train"):

@@ -56,23 +56,18 @@ def test_case_and_spelling_make_no_difference(title: str) -> None:
     assert names.key(unicodedata.normalize("NFD", name)) == names.key(name)
 
 
-@given(anything, st.integers(0, 12))
-def test_unique_names_are_unique_and_allowed(title: str, count: int) -> None:
-    taken: set[str] = set()
-    for _ in range(count):
-        name = names.unique(names.friendly(title), taken)
-        assert names.key(name) not in taken
-        assert names.checked(name) == name
-        taken.add(names.key(name))
-    assert len(taken) == count
+@given(anything, st.integers(2, 10**9))
+def test_a_numbered_name_is_allowed_and_another(title: str, number: int) -> None:
+    name = names.numbered(names.friendly(title), number)
+    assert names.checked(name) == name
+    assert name.endswith(f"-{number}")
+    assert names.key(name) != names.key(names.friendly(title)) or names.friendly(title).endswith(f"-{number}")
 
 
-def test_unique_counts_from_2_and_shortens() -> None:
-    assert names.unique("report", {"other"}) == "report"
-    assert names.unique("report", {"report"}) == "report-2"
-    assert names.unique("report", {"report", "report-2"}) == "report-3"
-    assert names.unique("straße", {"strasse"}) == "straße-2"
-    assert names.unique("x" * 60, {"x" * 60}) == "x" * 58 + "-2"
+def test_a_numbered_name_is_no_longer_than_a_name() -> None:
+    assert names.numbered("report", 2) == "report-2"
+    assert names.numbered("x" * 60, 2) == "x" * 58 + "-2"
+    assert names.numbered("x" * 57 + ".yz", 12) == "x" * 57 + "-12"
 
 
 @pytest.mark.parametrize("name", ["", "-x", "@x", ".x", "a b", "a_b", "a/b", "a\x00", "a\u202e", "x" * 61, "\u0301a"])

@@ -81,25 +81,28 @@ def test_questions_are_encoded_together_and_once() -> None:
 
 def test_vectors_are_made_once_for_a_text_and_an_encoder(tmp_path: Path) -> None:
     encoder = Letters()
-    first = kept_vectors(tmp_path / "cache", "d1", CHUNKS, encoder)
+    first = kept_vectors(tmp_path / "d1", CHUNKS, encoder)
     assert len(encoder.calls) == 1
-    again = kept_vectors(tmp_path / "cache", "d1", CHUNKS, encoder)
+    again = kept_vectors(tmp_path / "d1", CHUNKS, encoder)
     assert len(encoder.calls) == 1
     assert np.array_equal(first, again)
-    kept_vectors(tmp_path / "cache", "d2", CHUNKS, encoder)
-    kept_vectors(tmp_path / "cache", "d1", CHUNKS[:2], encoder)  # the document changed
+    kept_vectors(tmp_path / "d2", CHUNKS, encoder)
+    kept_vectors(tmp_path / "d1", CHUNKS[:2], encoder)  # the document changed
     assert len(encoder.calls) == 3
-    names = sorted(file.name for file in (tmp_path / "cache").iterdir())
-    assert [name.split("-")[:2] for name in names] == [["d1", "letters"], ["d2", "letters"]]
+    names = sorted((file.parent.name, file.name) for file in tmp_path.rglob("*.npy"))
+    assert [(folder, name.split("-")[:2]) for folder, name in names] == [
+        ("d1", ["vectors", "letters"]),
+        ("d2", ["vectors", "letters"]),
+    ]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"not numbers at all"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     encoder = Letters()
-    first = kept_vectors(tmp_path, "d1", CHUNKS, encoder)
+    first = kept_vectors(tmp_path, CHUNKS, encoder)
     (file,) = tmp_path.iterdir()
     file.write_bytes(damage)
-    assert np.array_equal(kept_vectors(tmp_path, "d1", CHUNKS, encoder), first)
+    assert np.array_equal(kept_vectors(tmp_path, CHUNKS, encoder), first)
     assert np.array_equal(np.load(file), first)
 
 

@@ -135,7 +135,12 @@ def card_of(home: Path, km: Km, name: str) -> str:
 
 def test_it_begins_from_a_document_or_from_all_others(km: Km, trained_home: Path, permits: Path) -> None:
     notes = entry(km, "notes")["module"]["id"]
-    for init, said in (("notes", "the Knowledge Module of notes"), ("library", "the mean of 1 Knowledge Module")):
+    assert km("tag", "notes", "permits", "--add", "old").code == 0
+    for init, said in (
+        ("notes", "the Knowledge Module of notes"),
+        ("library", "the mean of 1 Knowledge Module"),
+        ("@old", "the mean of 1 Knowledge Module"),
+    ):
         run = km("train", "permits", *TINY, "--init", init, "--force", "--json")
         assert run.code == 0
         assert f"permits begins from {said}" in run.err
@@ -155,6 +160,7 @@ def test_what_it_cannot_begin_from_is_refused_before_anything_is_written(
     for words, code, message in (
         (["--init", "nots"], 3, "km: there is no document 'nots'."),
         (["--init", "permits"], 3, "km: permits has no Knowledge Module yet."),
+        (["--init", "@none"], 3, "km: no document has the tag 'none'."),
         (
             ["--init", "notes", "--set", "rank=4"],
             2,

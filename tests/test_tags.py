@@ -161,6 +161,13 @@ def test_tags_of_an_older_library_are_found_and_can_be_taken_away(km: Km, tmp_pa
     add(km, tmp_path, report="")
     with sqlite3.connect(Path(open_home()) / "km.db") as database:
         database.execute("UPDATE documents SET tags = ?", (json.dumps(["Old Tag", "Thesis"]),))
+        for what in (
+            "TABLE tags",
+            "TABLE changes",
+            *(f"TRIGGER changed_by_{verb}" for verb in ("insert", "update", "delete")),
+        ):
+            database.execute(f"DROP {what}")
+        database.execute("PRAGMA user_version = 3")
     database.close()
     assert km("ls", "--tag", "thesis").code == 0
     assert km("tag", "@old tag", "--remove", "old tag", "--add", "THESIS").out == "report  Thesis\n"
@@ -212,3 +219,22 @@ def test_a_bad_tag_is_refused_before_anything_is_read(tmp_path: Path) -> None:
         house.library.remove("x")
         with pytest.raises(NotFoundError, match="removed meanwhile"):
             house.library.retag(dataclasses.replace(one), ["two"], [])
+
+
+def test_a_tag_may_stand_where_one_document_is_named(km: Km, tmp_path: Path) -> None:
+    add(km, tmp_path, heron="birds", finch="birds small", ferry="")
+    assert km("show", "@small", "--json").envelope["data"]["name"] == "finch"
+    for words in (
+        ("show", "@birds"),
+        ("compare", "@birds"),
+        ("mv", "@birds", "x"),
+        ("synth", "@birds", "--show"),
+        ("synth", "@birds", "--export", "-"),
+    ):
+        run = km(*words)
+        assert run.code == 2, words
+        assert run.err == ("km: @birds stands for 2 documents, and only one can be named here. km ls --tag @birds\n")
+    assert km("mv", "@small", "goldfinch").code == 0
+    assert sorted(tags(km)) == ["ferry", "goldfinch", "heron"]
+    assert km("show", "@none").err.startswith("km: no document has the tag 'none'.")
+    assert len(km("ls", "--tag", "@birds", "--json").envelope["data"]) == 2

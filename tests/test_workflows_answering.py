@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def answer(km: Km, question: str, *words: str) -> dict[str, object]:
 
 
 def cached(home: Path) -> list[str]:
-    return sorted(file.name for file in (home / "cache" / "gguf").glob("*"))
+    """The base's files, and then FOLDER/FILE of documents."""
+    whole = sorted(file.name for file in (home / "cache" / "gguf").glob("*"))
+    return whole + sorted(f"{file.parent.name}/{file.name}" for file in (home / "cache" / "documents").glob("*/*"))
 
 
 # --- the same answers
@@ -71,12 +74,12 @@ def test_the_files_are_made_once_and_said(km: Km, trained_home: Path) -> None:
     module = json.loads(km("show", "notes", "--json").out)["data"]["module"]["id"]
     document = next((trained_home / "documents").iterdir()).name
     revision = bases.find("embedded", print).revision
-    assert cached(trained_home) == sorted([f"{revision}.gguf", f"{document}-{module}.gguf"])
+    assert cached(trained_home) == [f"{revision}.gguf", f"{document}/{module}.gguf"]
     assert (trained_home / "cache" / "gguf").stat().st_mode & 0o777 == 0o700
     again = km("ask", "notes", ASKED[0])
     assert (again.out, again.err) == (first.out, "")
-    for file in (trained_home / "cache" / "gguf").iterdir():
-        file.unlink()
+    for folder in ("gguf", "documents"):
+        shutil.rmtree(trained_home / "cache" / folder)
     assert km("ask", "notes", ASKED[0]) == first
     assert km("rm", "notes", "--yes").code == 0
     assert cached(trained_home) == [f"{revision}.gguf"]

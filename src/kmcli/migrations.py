@@ -6,7 +6,9 @@ field have already run them. `PRAGMA user_version` holds how many of them a data
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +73,51 @@ def m003_extractors(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_documents, m002_modules, m003_extractors]
+def m004_tags_and_changes(db: sqlite3.Connection) -> None:
+    """So that what is asked of a large library is looked up, and not looked for."""
+    db.execute(
+        """
+        CREATE TABLE tags (  -- what documents.tags says, the other way round
+            tag_key TEXT NOT NULL,  -- the tag without its case
+            document_id TEXT NOT NULL REFERENCES documents (id) ON DELETE CASCADE,
+            tag TEXT NOT NULL,
+            PRIMARY KEY (tag_key, document_id)
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute("CREATE INDEX tags_by_document ON tags (document_id)")
+    for document, listed in db.execute("SELECT id, tags FROM documents").fetchall():
+        for tag in json.loads(listed):
+            plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
+            db.execute("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", (plain, document, tag))
+    db.execute(
+        """
+        CREATE TABLE changes (  -- every change of a document's text
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            document_id TEXT NOT NULL,
+            text_sha256 TEXT NOT NULL  -- of the text that it has since; empty: it was removed
+        )
+        """
+    )
+    db.execute("INSERT INTO changes (document_id, text_sha256) SELECT id, text_sha256 FROM documents ORDER BY rowid")
+    for event, row, text in (
+        ("INSERT", "new", "new.text_sha256"),
+        ("UPDATE OF text_sha256", "new", "new.text_sha256"),
+        ("DELETE", "old", "''"),
+    ):
+        changed = "WHEN old.text_sha256 <> new.text_sha256 " if event.startswith("UPDATE") else ""
+        db.execute(
+            f"CREATE TRIGGER changed_by_{event.split()[0].lower()} AFTER {event} ON documents {changed}BEGIN "
+            f"INSERT INTO changes (document_id, text_sha256) VALUES ({row}.id, {text}); END"
+        )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
+    m001_documents,
+    m002_modules,
+    m003_extractors,
+    m004_tags_and_changes,
+]
 
 
 def migrate(db: sqlite3.Connection, lock_file: Path) -> None:

@@ -24,9 +24,11 @@ VERBS = {
     "extractor_verb": ("extractor",),
     "library_verbs": ("add", "ls", "show", "tag", "mv", "rm"),
     "module_verbs": ("train", "distill", "synth", "synthesize"),
+    "search_verb": ("search",),
     "serve_verb": ("serve",),
     "setup_verbs": ("models", "config", "doctor", "man", "completion"),
     "share_verbs": ("export", "import"),
+    "watch_verb": ("watch",),
 }
 """By module, in the order of the help; importing a module makes its functions verbs of `app`."""
 

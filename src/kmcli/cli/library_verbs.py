@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 GROUP = "Library"
 Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only documents with this tag.")]
+PAGE = 50
+"""Documents that `ls` shows unless it is asked for all."""
+
 NAMED = 8
 """So many documents are named in a question; of more, the first ones."""
 
@@ -81,12 +84,17 @@ def _described(document: Document) -> list[str]:
 
 
 @verb(GROUP, "km ls", "km ls --tag thesis --json")
-def ls(screen: Screen, tag: Tag = None) -> object:
+def ls(
+    screen: Screen,
+    tag: Tag = None,
+    everything: Annotated[bool, typer.Option("--all", help=f"All of them, and not only the first {PAGE}.")] = False,
+) -> object:
     """List the documents and how their training stands."""
     from kmcli.workflows import documents
 
     with opened(screen) as house:
-        entries = documents.ls(house, tag)
+        entries = documents.ls(house, tag, None if everything else PAGE)
+        total = documents.count(house, tag) if len(entries) == PAGE else len(entries)
     if entries:
         headers = ["NAME", "STATE", "PAGES", "WORDS", "TRAINED", "SIZE"]
         rows = [_row(entry) for entry in entries]
@@ -99,6 +107,8 @@ def ls(screen: Screen, tag: Tag = None) -> object:
             headers.append("TAGS")
             rows = [[*row, ", ".join(entry.document.tags)] for row, entry in zip(rows, entries, strict=True)]
         _list(screen, headers, rows)
+        if total > len(entries):
+            screen.note(f"These are the first {len(entries)} of {total:,} documents. All of them: km ls --all")
     else:
         screen.note(f"No document has the tag {tag}." if tag else "The library is empty. Next: km add FILE")
     return [entry_data(entry) for entry in entries]

@@ -42,7 +42,11 @@ DistilFrom = Annotated[
 ]
 Init = Annotated[
     str | None,
-    typer.Option("--init", metavar="KM", help="Begin from the KM of this document, or from the mean of all: library."),
+    typer.Option(
+        "--init",
+        metavar="KM",
+        help="Begin from this document's KM, or the mean of all: library, or @TAG.",
+    ),
 ]
 ChunkTokens = Annotated[str | None, typer.Option("--chunk-tokens", metavar="N", help="Size of a chunk, in tokens.")]
 Overlap = Annotated[

@@ -9,6 +9,9 @@ import typer
 from kmcli.cli.app import app, opened
 from kmcli.cli.screen import Screen
 
+LOOKED_AT = 200
+"""Documents whose state is looked up; of those that come after them only whether they are trained."""
+
 
 def _version(context: typer.Context, wanted: bool) -> None:
     if wanted:
@@ -43,7 +46,8 @@ def next_step(screen: Screen) -> tuple[str, str]:
     from kmcli.workflows import documents
 
     with opened(screen) as house:
-        entries = documents.ls(house)
+        entries = documents.ls(house, limit=LOOKED_AT)
+        unmade, newest, total = documents.next_ones(house)
     if not entries:
         return "km add FILE", "The library is empty. Add a PDF, Word, HTML, EPUB or text file, a folder, or a URL."
     for state, why in (
@@ -54,8 +58,7 @@ def next_step(screen: Screen) -> tuple[str, str]:
         for entry in entries:
             if entry.state == state:
                 return f"km train {entry.document.name}", why.format(entry.document.name)
-    newest = max(entries, key=lambda entry: entry.module.created if entry.module else "")
-    return (
-        f'km ask {newest.document.name} "question"',
-        f"Every document is trained ({len(entries)}). Ask one something.",
-    )
+    if unmade:
+        return f"km train {unmade.name}", f"{unmade.name} has no Knowledge Module yet."
+    assert newest
+    return f'km ask {newest.name} "question"', f"Every document is trained ({total:,}). Ask one something."

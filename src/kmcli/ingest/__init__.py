@@ -82,6 +82,11 @@ def is_many(source: str) -> bool:
     )
 
 
+def is_file(source: str) -> bool:
+    """Whether a source is a file of one document."""
+    return source != "-" and not _URL.match(source) and not is_many(source)
+
+
 def _is_records(name: str) -> bool:
     return name.lower().endswith(records.SUFFIXES)
 

@@ -1,6 +1,9 @@
 """The library: documents, their study material and their Knowledge Modules on disk, under one folder.
 
     library.py    Library: what the rest of km calls
+    material.py   the part of Library that is about study material; locking a document
+    catalogue.py  documents by name, tag and change, looked up and not looked for
+    published.py  the file of names that shells complete from
     layout.py     where everything lies below the folder
     contents.py   a document's own files: written, verified, described
     names.py      friendly names: made, checked, kept apart

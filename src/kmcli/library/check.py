@@ -18,6 +18,7 @@ from kmcli.library import samples as study
 from kmcli.library.database import Database
 from kmcli.library.layout import UNFINISHED, Layout, has_weights, unfinished
 from kmcli.library.locks import Busy, Locks
+from kmcli.library.published import Published
 from kmcli.types import Document
 
 REPAIR = "km doctor --repair mends this."
@@ -33,7 +34,7 @@ class Finding:
     repaired: bool
 
 
-def inspect(layout: Layout, database: Database, repair: bool) -> list[Finding]:
+def inspect(layout: Layout, database: Database, published: Published, repair: bool) -> list[Finding]:
     """Look at everything; documents that another process is working on are reported as not checked."""
     inspection = _Inspection(layout, database, repair)
     try:
@@ -52,6 +53,7 @@ def inspect(layout: Layout, database: Database, repair: bool) -> list[Finding]:
                 inspection.found(f"{busy.message.rstrip('.')} and was not checked.", busy.hint)
         inspection.extractors()
         inspection.orphans()
+        inspection.published(published)
     except ResourceError as error:
         inspection.found(error.message, error.hint)
     return inspection.findings
@@ -141,6 +143,11 @@ class _Inspection:
                     message = f"{orphan} belongs to no {'extractor' if known is extractors else 'document'}."
                     hint = f"km doctor --repair moves it to {self.layout.lost}, where you may delete it."
                     self.found(message, hint, partial(self._set_aside, orphan))
+
+    def published(self, published: Published) -> None:
+        with self.database.transaction():
+            if self.database.rows("SELECT 1 FROM documents LIMIT 1") and not published.right():
+                self.found("shells complete other names than the documents have.", REPAIR, published.anew)
 
     def _set_aside(self, orphan: Path) -> None:
         files.make_folder(self.layout.lost)

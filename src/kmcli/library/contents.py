@@ -67,15 +67,17 @@ def with_tags(document: Document, add: Sequence[str], remove: Sequence[str] = ()
     return dataclasses.replace(document, tags=tuple(tags.values()))
 
 
-def write(layout: Layout, document: Document, ingested: Ingested) -> None:
-    """Write the files beside those the document has; `clear` deletes the ones that an update replaced."""
+def write(layout: Layout, document: Document, ingested: Ingested, synced: bool = True) -> None:
+    """Write the files beside those the document has; `clear` deletes the ones that an update replaced. synced: as in
+    `files.write`."""
     folder = layout.document(document)
     new = not folder.exists()
     try:
         files.make_folder(folder)
-        files.write(layout.source(document), ingested.data)
-        files.write(layout.text(document), ingested.text.encode("utf-8", "surrogatepass"))
-        files.sync(folder.parent)
+        files.write(layout.source(document), ingested.data, synced)
+        files.write(layout.text(document), ingested.text.encode("utf-8", "surrogatepass"), synced)
+        if synced:
+            files.sync(folder.parent)
     except BaseException:
         if new:
             files.delete(folder)

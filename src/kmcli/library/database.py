@@ -78,17 +78,22 @@ class Database:
         rows = self.rows(f"SELECT * FROM documents WHERE {column} = ?", value)
         return _document(rows[0]) if rows else None
 
-    def documents(self) -> list[Document]:
-        """All of them, by name."""
-        return [_document(row) for row in self.rows("SELECT * FROM documents ORDER BY name_key")]
+    def documents(self, rest: str = "ORDER BY name_key", *values: str | int) -> list[Document]:
+        """All of them, by name; or what the rest of the statement says, after SELECT documents.* FROM documents."""
+        return [_document(row) for row in self.rows(f"SELECT documents.* FROM documents {rest}", *values)]
 
-    def trained(self) -> list[Document]:
+    def trained(self) -> Iterator[Document]:
         """Those with a module, the last trained first."""
-        statement = "SELECT documents.* FROM documents JOIN modules ON document_id = documents.id ORDER BY number DESC"
-        return [_document(row) for row in self.rows(statement)]
+        with self._explained():
+            yield from map(
+                _document,
+                self._connection.execute(
+                    "SELECT documents.* FROM documents JOIN modules ON document_id = documents.id ORDER BY number DESC"
+                ),
+            )
 
     def save(self, document: Document) -> None:
-        """Insert or update by id."""
+        """Insert or update by id; in a transaction, because tags are in a table of their own as well."""
         values = dataclasses.asdict(document)
         values |= {"name_key": key(document.name), "tags": json.dumps(document.tags)}
         self.rows(
@@ -96,6 +101,9 @@ class Database:
             f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in values)}",
             *values.values(),
         )
+        self.rows("DELETE FROM tags WHERE document_id = ?", document.id)
+        for tag in document.tags:
+            self.rows("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", key(tag), document.id, tag)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -70,8 +70,15 @@ class Layout:
         return self.home / "cache"
 
     @property
+    def document_caches(self) -> Path:
+        return self.cache / "documents"
+
+    def document_cache(self, document_id: str) -> Path:
+        return self.document_caches / document_id
+
+    @property
     def folders(self) -> tuple[Path, ...]:
-        return (self.documents, self.modules, self.extractors, self.locks, self.cache)
+        return (self.documents, self.modules, self.extractors, self.locks, self.cache, self.document_caches)
 
     def document(self, document: Document) -> Path:
         return self.documents / document.id

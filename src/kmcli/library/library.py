@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from kmcli.errors import NotFoundError, ResourceError, did_you_mean
+from kmcli.errors import NotFoundError, ResourceError
 from kmcli.library import contents, files, modules, names
-from kmcli.library import samples as study
+from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
 from kmcli.library.contents import Added
 from kmcli.library.conversations import Conversations
@@ -23,11 +23,12 @@ from kmcli.library.database import Database
 from kmcli.library.exams import Exams
 from kmcli.library.extractors import Extractors
 from kmcli.library.layout import Layout, has_weights
-from kmcli.library.locks import Locks
-from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, Sample, State
+from kmcli.library.material import Material
+from kmcli.library.published import Published
+from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, State
 
 
-class Library:
+class Library(Material):
     """A folder with everything that km keeps. For one thread; any number of processes may have it open.
 
     A method that changes a document takes the document's lock if `lock` does not hold it already, and raises KmError
@@ -35,9 +36,9 @@ class Library:
     """
 
     def __init__(self, layout: Layout, database: Database) -> None:
-        self._layout = layout
-        self._database = database
-        self._locks = Locks(layout.locks)
+        super().__init__(layout, database)
+        self.catalogue = Catalogue(database)
+        self._published = Published(layout.names, self.catalogue.published)
         self.conversations = Conversations(layout.conversations, self._locks)
         self.extractors = Extractors(layout, database, self._locks)
         self.exams = Exams(layout)
@@ -75,30 +76,26 @@ class Library:
 
     @property
     def cache(self) -> Path:
-        """For what can be computed again. What belongs to one document has the document's id in front of its name."""
+        """For what can be computed again. What belongs to one document is in `cache_of` it."""
         return self._layout.cache
+
+    def cache_of(self, document_id: str) -> Path:
+        """The folder for what can be computed again of a document, and is deleted with it; it may not be there yet."""
+        return self._layout.document_cache(document_id)
 
     # --- documents ------------------------------------------------------------------------------------------------
 
     def documents(self) -> list[Document]:
         """All documents, by name."""
-        return self._database.documents()
+        return self.catalogue.documents()
 
     def find(self, name: str) -> Document:
         """The document of that name, whatever its case. Raises NotFoundError."""
-        found = self._database.document("name_key", names.key(name))
-        if found:
-            return found
-        known = [document.name for document in self.documents()]
-        if not known:
-            raise NotFoundError(f"there is no document {name!r}: the library is empty.", "Add one with: km add FILE")
-        raise NotFoundError(
-            f"there is no document {name!r}.", did_you_mean(name, known, "Add it with: km add FILE (km ls shows all).")
-        )
+        return self.catalogue.find(name)
 
     def has(self, name: str) -> bool:
         """Whether a document is called so, whatever its case."""
-        return self._database.document("name_key", names.key(name)) is not None
+        return self.catalogue.named(name) is not None
 
     def add(self, ingested: Ingested, name: str | None = None, tags: Sequence[str] = ()) -> Added:
         """Take a document in, or notice that it is here.
@@ -111,21 +108,20 @@ class Library:
         with ExitStack() as held, files.explained(self.home):
             with self._database.transaction():
                 same = self._database.document("sha256", ingested.sha256)
-                from_source = self._database.document("source", ingested.source) if ingested.source != "-" else None
-                known = same or from_source
+                known = same or self._known(ingested)
                 if wanted:
                     self._refuse_taken(wanted, known)
                 changed = same is None or bool(contents.damage(self._layout, same))
-                document = known or contents.new_document(wanted or self._free_name(ingested), ingested)
+                document = known or contents.new_document(
+                    wanted or self.catalogue.free_name(ingested.suggested_name), ingested
+                )
                 if known and changed:
                     held.enter_context(self.lock(known, "add"))
                     document = contents.with_contents(known, ingested)
                 if changed:
                     contents.write(self._layout, document, ingested)
                 document = contents.with_tags(document, tags)
-                self._database.save(document)
-            if known is None or known.tags != document.tags:
-                self._publish_names()
+                self._save(document, known)
             if known is None:
                 return Added(document, "added", False)
             trained = self._trained(document) is not None
@@ -138,27 +134,58 @@ class Library:
                 files.delete(self._layout.workspace(document))
             return Added(document, "updated", trained, unfinished_of_old)
 
+    def add_new(self, batch: Sequence[Ingested], tags: Sequence[str] = ()) -> list[Added | None]:
+        """Take many documents in at once, which costs little more than one. None for each that `add` has to look at,
+        because the library has its bytes or its source already. Raises UsageError for a tag that is not allowed."""
+        made: list[Added | None] = []
+        folders: list[Path] = []
+        try:
+            with files.explained(self.home), self._database.transaction():
+                for ingested in batch:
+                    if self._known(ingested):
+                        made.append(None)
+                        continue
+                    name = self.catalogue.free_name(ingested.suggested_name)
+                    document = contents.with_tags(contents.new_document(name, ingested), tags)
+                    folders.append(self._layout.document(document))
+                    contents.write(self._layout, document, ingested, synced=False)
+                    self._database.save(document)
+                    made.append(Added(document, "added", False))
+                files.sync_all(path for folder in folders for path in (*folder.iterdir(), folder))
+                files.sync(self._layout.documents)
+                new = [added.document for added in made if added]
+                lines = [one.name for one in new] + [f"@{tag}" for one in new[:1] for tag in one.tags]
+                self._published.change((), lines)
+        except BaseException:
+            for folder in folders:
+                files.delete(folder)
+            raise
+        return made
+
     def rename(self, old: str, new: str) -> Document:
         """Raises NotFoundError for `old`, UsageError where `new` is not allowed or taken."""
         wanted = names.checked(new)
         with self._database.transaction():
-            document = self.find(old)
-            self._refuse_taken(wanted, document)
-            document = dataclasses.replace(document, name=wanted)
-            self._database.save(document)
-        self._publish_names()
+            before = self.find(old)
+            self._refuse_taken(wanted, before)
+            document = dataclasses.replace(before, name=wanted)
+            self._save(document, before)
         return document
+
+    def found_at(self, document: Document, source: str) -> Document:
+        """Note that the file a document was read from lies elsewhere now, so that a change of it there is an update."""
+        with self._database.transaction():
+            current = self._there(document)
+            moved = dataclasses.replace(current, source=source)
+            self._save(moved, current)
+        return moved
 
     def retag(self, document: Document, add: Sequence[str], remove: Sequence[str]) -> Document:
         """Give a document tags and take some away. Raises UsageError for one to add that is not allowed."""
         with self._database.transaction():
-            current = self._database.document("id", document.id)
-            if current is None:
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+            current = self._there(document)
             document = contents.with_tags(current, add, remove)
-            self._database.save(document)
-        if document.tags != current.tags:
-            self._publish_names()
+            self._save(document, current)
         return document
 
     def remove(self, name: str) -> Document:
@@ -168,13 +195,12 @@ class Library:
             module = self._trained(document)
             with self._database.transaction():
                 self._database.rows("DELETE FROM documents WHERE id = ?", document.id)
+                self._publish(document, None)
             files.delete(self._layout.document(document))
             if module:
                 files.delete(self._layout.module(module["id"]))
-            for path in sorted(self.cache.rglob(f"{document.id}*")):
-                files.delete(path)
+            files.delete(self.cache_of(document.id))
             self._locks.forget(document.id)
-        self._publish_names()
         return document
 
     def text(self, document: Document) -> str:
@@ -185,76 +211,11 @@ class Library:
         """The copy of the bytes as given."""
         return self._layout.source(document)
 
-    # --- study material -------------------------------------------------------------------------------------------
-
-    def samples(self, document: Document) -> list[Sample]:
-        """Raises KmError where a line other than a torn last one is damaged."""
-        found = study.samples(self._layout.samples(document), document.name)
-        return study.scored(found, self._layout.scores(document))
-
-    def append_samples(self, document: Document, samples: Iterable[Sample]) -> None:
-        """Add samples; they are safe on the disk when this returns."""
-        with self.lock(document, "synth"), files.explained(self.home):
-            study.append(self._layout.samples(document), samples)
-
-    def chunk_texts(self, document: Document) -> dict[str, str]:
-        """By hash, the chunks that study material was written about: also those of other sizes, or of an older text."""
-        return study.texts(self._layout.chunks(document))
-
-    def keep_chunks(self, document: Document, texts: Iterable[str]) -> None:
-        """Keep the chunks that are not kept yet; to be called before samples about them are appended."""
-        with self.lock(document, "synth"), files.explained(self.home):
-            study.keep_texts(self._layout.chunks(document), texts)
-
-    def append_scores(self, document: Document, samples: Iterable[Sample]) -> None:
-        """Note the scores of samples that were appended without one; safe on the disk when this returns."""
-        with self.lock(document, "synth"), files.explained(self.home):
-            study.append_scores(self._layout.scores(document), samples)
-
-    def drop_samples(self, document: Document) -> None:
-        with self.lock(document, "synth"), files.explained(self.home):
-            # the log first: it must not promise samples that are gone
-            kept = self._layout
-            for path in (kept.work_log, kept.samples, kept.chunks, kept.scores, kept.exam_questions):
-                path(document).unlink(missing_ok=True)
-            files.sync(self._layout.document(document))
-
-    def work_log(self, document: Document) -> list[dict[str, Any]]:
-        """What has been written of the study material, as append_work was given it: its samples are all there."""
-        return study.work(self._layout.work_log(document))
-
-    def append_work(self, document: Document, group: Iterable[Mapping[str, Any]]) -> None:
-        """Note finished work, after its samples were appended; safe on the disk when this returns.
-
-        A group is one line: all of it is noted or, after a crash, nothing, and then the same group is written again.
-        """
-        with self.lock(document, "synth"), files.explained(self.home):
-            study.append_objects(self._layout.work_log(document), [list(group)])
-
     # --- modules --------------------------------------------------------------------------------------------------
 
     def state(self, document: Document) -> State:
         """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
         return modules.state(self._layout, document, self._trained(document))
-
-    def workspace(self, document: Document) -> Path:
-        """The folder for checkpoints and other unfinished files of the document's training; made if it is not there."""
-        with files.explained(self.home):
-            folder = self._layout.workspace(document)
-            files.make_folder(folder)
-            return folder
-
-    def clear_workspace(self, document: Document) -> None:
-        with self.lock(document, "train"), files.explained(self.home):
-            files.delete(self._layout.workspace(document))
-
-    def staging(self, document: Document) -> Path:
-        """An empty folder in the workspace, in which to write a module for commit_module."""
-        with self.lock(document, "train"), files.explained(self.home):
-            folder = self.workspace(document) / "module"
-            files.delete(folder)
-            files.make_folder(folder)
-            return folder
 
     def commit_module(
         self, document: Document, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]
@@ -285,41 +246,41 @@ class Library:
         """The document whose module was committed last."""
         return next(filter(self._trained, self._database.trained()), None)
 
-    # --- locks and damage -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def lock(self, document: Document, verb: str, wait: float = 0.0) -> Iterator[Document]:
-        """Keep other processes from changing the document; they are told that `km verb` of this process is at it.
-
-        Gives the document as it is now, which may not be as it was listed. Waits up to `wait` seconds, then raises
-        KmError saying who holds it. Raises NotFoundError where the document was removed meanwhile. Taking it again while
-        holding it does nothing.
-        """
-        if self._locks.holds(document.id):
-            yield self._database.document("id", document.id) or document
-            return
-        with self._locks.hold(document.id, document.name, verb, wait):
-            current = self._database.document("id", document.id)
-            if current is None:
-                self._locks.forget(document.id)
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
-            yield current
+    # --- damage -----------------------------------------------------------------------------------------------------
 
     def check(self, repair: bool = False) -> list[Finding]:
         """What is damaged or left over; `repair` mends what can be mended without guessing."""
         with files.explained(self.home):
-            return inspect(self._layout, self._database, repair)
+            return inspect(self._layout, self._database, self._published, repair)
 
     # --- within ---------------------------------------------------------------------------------------------------
 
-    def _publish_names(self) -> None:
-        """Names and then tags, a line each, where a shell completes them from without starting Python."""
-        documents = self.documents()
-        tags = sorted({f"@{tag}" for document in documents for tag in document.tags})
-        with files.explained(self.home):
-            files.write(
-                self._layout.names, "".join(f"{one}\n" for one in [*(d.name for d in documents), *tags]).encode()
-            )
+    def _save(self, document: Document, before: Document | None) -> None:
+        """Within a transaction."""
+        self._database.save(document)
+        self._publish(before, document)
+
+    def _publish(self, before: Document | None, document: Document | None) -> None:
+        """What a shell completes, now that a document has come, changed or gone. Within its transaction, which keeps other
+        processes from the file."""
+        old, new = ((one.name, *(f"@{tag}" for tag in one.tags)) if one else () for one in (before, document))
+        gone = [one for one in old if one not in new and not (one[0] == "@" and self.catalogue.carried(one[1:]))]
+        come = [one for one in new if one not in old]
+        if gone or come:
+            with files.explained(self.home):
+                self._published.change(gone, come)
+
+    def _there(self, document: Document) -> Document:
+        """The document as it is now. Raises NotFoundError where it was removed."""
+        current = self.catalogue.of_id(document.id)
+        if current is None:
+            raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+        return current
+
+    def _known(self, ingested: Ingested) -> Document | None:
+        """The document that has the same bytes or, else, came from the same source."""
+        same = self._database.document("sha256", ingested.sha256)
+        return same or (self.catalogue.of_source(ingested.source) if ingested.source != "-" else None)
 
     def _trained(self, document: Document) -> sqlite3.Row | None:
         return modules.row_of(self._layout, self._database, document)
@@ -328,7 +289,3 @@ class Library:
         owner = self._database.document("name_key", names.key(name))
         if owner and (allowed is None or owner.id != allowed.id):
             raise names.taken(owner.name)
-
-    def _free_name(self, ingested: Ingested) -> str:
-        taken = {names.key(document.name) for document in self.documents()}
-        return names.unique(names.friendly(ingested.suggested_name), taken)

@@ -48,7 +48,7 @@ class Locks:
             ) from None
         try:
             with files.explained(self._folder):
-                files.write(note, json.dumps({"pid": os.getpid(), "verb": verb}).encode())
+                files.write(note, json.dumps({"pid": os.getpid(), "verb": verb}).encode(), synced=False)
             self._held.add(key)
             yield
         finally:

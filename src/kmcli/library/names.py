@@ -5,10 +5,8 @@ A name is what a person types. It is never used as a path. So are tags, which an
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
-from collections.abc import Collection
 
 from kmcli.errors import UsageError
 
@@ -55,12 +53,9 @@ def tag(given: str) -> str:
     return lowered
 
 
-def unique(name: str, taken: Collection[str]) -> str:
-    """`name`, or name-2, name-3, ...: the first whose key is not in `taken`."""
-    if key(name) not in taken:
-        return name
-    candidates = (name[: LONGEST - len(f"-{n}")].rstrip("-.") + f"-{n}" for n in itertools.count(2))
-    return next(candidate for candidate in candidates if key(candidate) not in taken)
+def numbered(name: str, number: int) -> str:
+    """name-2, for the second document that is called so; no longer than a name may be."""
+    return name[: LONGEST - len(f"-{number}")].rstrip("-.") + f"-{number}"
 
 
 def taken(name: str) -> UsageError:

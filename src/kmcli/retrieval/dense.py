@@ -57,19 +57,17 @@ class Dense:
 
 def kept_vectors(
     folder: Path,
-    document_id: str,
     chunks: Sequence[Chunk],
     encoder: Encoder,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The vectors of a document's passages (chunks, size), from a file of the folder, which is made where it is missing.
-
-    A document has one file for each encoder: that of its text and passages as they are now.
+    """The vectors of a document's passages (chunks, size), from a file of the document's own folder, which is made where it
+    is missing. It holds one file for each encoder: that of its text and passages as they are now.
     """
     import numpy as np
 
     digest = hashlib.sha256("".join(chunk.sha256 for chunk in chunks).encode()).hexdigest()[:16]
-    mine = f"{document_id}-{encoder.revision}-"
+    mine = f"vectors-{encoder.revision}-"
     file = folder / f"{mine}{digest}.npy"
     try:
         kept: np.ndarray = np.load(file, allow_pickle=False)

@@ -1,35 +1,31 @@
-"""Every passage of the library in one file, so that a question finds its documents without any text being read again."""
+"""Every passage of the library in one file, so that a question finds its documents without any text being read again.
+
+What a search costs does not grow with the library: a question's rare words say which passages are looked at, as many as
+LOOKED_AT altogether, and words that more passages have than that only order those.
+"""
 
 from __future__ import annotations
 
 import math
-import os
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from kmcli.chunking import chunk
-from kmcli.retrieval import match_any, terms
-from kmcli.types import Document, Passage
-
-PASSAGE_WORDS = 80
-"""Size of a passage: words and not tokens, so that the index serves every base."""
+from kmcli.retrieval import terms
+from kmcli.routing.store import Store
+from kmcli.routing.words import stems
+from kmcli.types import Passage
 
 SEARCHED = 50
 """Passages that are looked at for a question; what other documents have to say ranks below them."""
 
-_VERSION = 1
-"""Of the file's tables and of how texts are cut: a file of another version is made anew."""
+LOOKED_AT = 400
+"""Passages that rare words may propose."""
 
-_SCHEMA = (
-    "CREATE TABLE documents (id TEXT PRIMARY KEY, text_sha256 TEXT NOT NULL)",
-    "CREATE TABLE places (row INTEGER PRIMARY KEY, document TEXT NOT NULL, page INTEGER)",
-    "CREATE INDEX places_by_document ON places (document)",
-    "CREATE VIRTUAL TABLE passages USING fts5(text, tokenize = 'porter unicode61')",
-)
+SKIMMED = 20 * LOOKED_AT
+"""Where even the rarest word has more: of so many that have it, those that have the second rarest as well."""
+
+_SCORE = "? * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length * ?))"
+"""BM25, with the constants of SQLite's FTS5: of a word's rarity, and what lengths are multiplied by to be in mean ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,131 +43,120 @@ class Found:
     passage: Passage
 
 
-class LibraryIndex:
-    """An index in a file that may be deleted at any time; close it, or use it in a `with` statement. For one thread."""
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found. document: its id."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._database = _opened(path)
-        except sqlite3.DatabaseError:  # damaged: nothing is lost that cannot be made again
-            path.unlink(missing_ok=True)
-            self._database = _opened(path)
+    document: str
+    text: str
+    page: int | None
+    score: float
 
-    def close(self) -> None:
-        self._database.close()
 
-    def __enter__(self) -> LibraryIndex:
-        return self
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """Of a question. number: None where no passage has it."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    number: int | None
+    passages: int
+    documents: int
+    weight: float
 
-    def update(
-        self,
-        documents: Sequence[Document],
-        text: Callable[[Document], str],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> int:
-        """Make the index hold these documents as they are now. Only texts that are new or have changed are read.
 
-        text: gives a document's text. progress is called with how many of them were read, and of how many.
-        Returns how many were read.
-        """
-        held = dict(self._database.execute("SELECT id, text_sha256 FROM documents").fetchall())
-        changed = [document for document in documents if held.get(document.id) != document.text_sha256]
-        gone = held.keys() - {document.id for document in documents}
-        if not changed and not gone:
-            return 0
-        for done, document in enumerate(changed):  # a transaction each: what was read before Ctrl-C stays
-            if progress:
-                progress(done, len(changed))
-            pieces = chunk(text(document), PASSAGE_WORDS, 0.0, lambda words: len(words.split()))
-            with self._transaction():
-                self._drop(document.id)
-                for piece in pieces:
-                    row = self._database.execute("INSERT INTO passages (text) VALUES (?)", (piece.text,)).lastrowid
-                    values = (row, document.id, piece.first_page)
-                    self._database.execute("INSERT INTO places (row, document, page) VALUES (?, ?, ?)", values)
-                self._database.execute(
-                    "INSERT INTO documents (id, text_sha256) VALUES (?, ?)", (document.id, document.text_sha256)
-                )
-        self.forget(sorted(gone))
-        return len(changed)
-
-    def forget(self, ids: Sequence[str]) -> None:
-        """Remove documents, so that nothing of their words stays in the file."""
-        held = [one for one in ids if self._rows("SELECT 1 FROM documents WHERE id = ?", one)]
-        if not held:
-            return
-        with self._transaction():
-            for document in held:
-                self._drop(document)
-            self._database.execute("INSERT INTO passages (passages) VALUES ('optimize')")  # FTS5 only marks as deleted
+class LibraryIndex(Store):
+    """Every passage of the library, to be searched."""
 
     def search(self, question: str, k: int, names: Callable[[str], str]) -> list[Found]:
         """The k documents that most likely answer a question, the likeliest first. names: a document's name, by its id."""
-        words = terms(question)
-        if k < 1 or not words:
-            return []
-        best: dict[str, tuple[float, str, int | None]] = {}
-        for score, document, words_of_it, page in self._rows(
-            "SELECT bm25(passages), document, text, page FROM passages JOIN places ON row = passages.rowid "
-            "WHERE passages MATCH ? ORDER BY 1, row LIMIT ?",
-            match_any(words),
-            SEARCHED,
-        ):
-            best.setdefault(document, (-score, words_of_it, page))
-        total = self._rows("SELECT count(*) FROM documents")[0][0]
-        having = [(self._having(word), word) for word in words]
-        weights = [math.log(1 + total / max(0.5, len(owners))) for owners, _ in having]
+        words = self._words(question)
+        best: dict[str, tuple[float, int, int, int]] = {}
+        for row, score in self._best(words, SEARCHED):
+            document, first, last = self._document(row)
+            best.setdefault(document, (score, row, first, last))
+            if len(best) == k:
+                break
+        total = sum(word.weight for word in words)
         found = []
-        for document, (score, words_of_it, page) in list(best.items())[:k]:
-            share = sum(weight for (owners, _), weight in zip(having, weights, strict=True) if document in owners)
-            passage = Passage(names(document), words_of_it, score, page)
-            found.append(Found(document, score, share / sum(weights), passage))
+        for document, (score, row, first, last) in best.items() if k > 0 else ():
+            has = sum(word.weight for word in words if self._has(word, first, last))
+            page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
+            found.append(Found(document, score, has / total, Passage(names(document), text, score, page)))
         return found
 
-    def _having(self, word: str) -> set[str]:
-        """The documents that have a word."""
-        rows = self._rows(
-            "SELECT DISTINCT document FROM places WHERE row IN (SELECT rowid FROM passages WHERE passages MATCH ?)",
-            match_any([word]),
-        )
-        return {document for (document,) in rows}
+    # --- passages
 
-    def _drop(self, document: str) -> None:
-        rows = self._rows("SELECT row FROM places WHERE document = ?", document)
-        self._database.executemany("DELETE FROM passages WHERE rowid = ?", rows)
-        self._database.execute("DELETE FROM places WHERE document = ?", (document,))
-        self._database.execute("DELETE FROM documents WHERE id = ?", (document,))
+    def passages(self, query: str, k: int) -> list[Hit]:
+        """The k passages that have most of a query's words, rare ones above all; the best first."""
+        return [self.hit(row, score) for row, score in self._best(self._words(query), k)]
 
-    def _rows(self, statement: str, *values: str | int) -> list[tuple[Any, ...]]:
-        return self._database.execute(statement, values).fetchall()
+    def hit(self, row: int, score: float) -> Hit:
+        """A passage of the index by its number."""
+        page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
+        return Hit(self._document(row)[0], text, page, score)
 
-    def _transaction(self) -> sqlite3.Connection:
-        self._database.execute("BEGIN IMMEDIATE")
-        return self._database  # as a context manager it commits, or rolls back
+    # --- within
+
+    def _document(self, row: int) -> tuple[str, int, int]:
+        """Of a passage: the document, and its first and last."""
+        statement = "SELECT id, first, last FROM documents WHERE first <= ? ORDER BY first DESC LIMIT 1"
+        document, first, last = self._rows(statement, row)[0]
+        return document, first, last
+
+    def _words(self, question: str) -> list[_Word]:
+        """Of the question, each once; a word counts the more, the fewer documents have it, and most where none has it."""
+        total = self._rows("SELECT documents FROM totals")[0][0]
+        found = []
+        for stem in dict.fromkeys(stem for term in terms(question) for stem in stems(term)):
+            rows = self._rows("SELECT word, passages, documents FROM words WHERE stem = ?", stem)
+            number, passages, documents = rows[0] if rows else (None, 0, 0)
+            found.append(_Word(number, passages, documents, math.log(1 + total / max(0.5, documents))))
+        return found
+
+    def _best(self, words: Sequence[_Word], k: int) -> list[tuple[int, float]]:
+        """The k best passages and their BM25, the best first; equals in the order in which they were read."""
+        rare: list[_Word] = []
+        there = sorted((word for word in words if word.number is not None), key=lambda word: word.passages)
+        for word in there:
+            if rare and sum(one.passages for one in rare) + word.passages > LOOKED_AT:
+                break
+            rare.append(word)
+        if not rare:
+            return []
+        passages, length = self._rows("SELECT passages, length FROM totals")[0]
+        common = there[len(rare) :]
+        proposed: list[str] = []
+        values: list[str | float | None] = []
+        for word in rare:
+            statement, given = self._proposed(word, common)
+            proposed.append(f"SELECT row, {_SCORE} score FROM ({statement})")
+            values += [_rarity(word.passages, passages), passages / length, *given]
+        summed = f"SELECT row, sum(score) FROM ({' UNION ALL '.join(proposed)}) GROUP BY row ORDER BY 2 DESC, 1 LIMIT ?"
+        best = dict(self._rows(summed, *values, -1 if common else k))
+        for word in common:
+            among = f"SELECT * FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})"
+            rarity = _rarity(word.passages, passages)
+            for row, score in self._rows(
+                f"SELECT row, {_SCORE} FROM ({among})", rarity, passages / length, word.number, *best
+            ):
+                best[row] += score
+        return sorted(best.items(), key=lambda one: (-one[1], one[0]))[:k]
+
+    def _proposed(self, word: _Word, others: Sequence[_Word]) -> tuple[str, list[int | None]]:
+        """A statement that gives the places to look at of a word, and its values."""
+        every = "SELECT * FROM places WHERE word = ? LIMIT ?"
+        if word.passages > LOOKED_AT and others:
+            both = f"SELECT one.* FROM ({every}) one JOIN places two USING (row) WHERE two.word = ? LIMIT ?"
+            values = [word.number, SKIMMED, others[0].number, LOOKED_AT]
+            if self._rows(both, *values):
+                return both, values
+        return every, [word.number, LOOKED_AT]
+
+    def _has(self, word: _Word, first: int, last: int) -> bool:
+        """Whether a document has a word."""
+        statement = "SELECT 1 FROM places WHERE word = ? AND row BETWEEN ? AND ? LIMIT 1"
+        return word.number is not None and bool(self._rows(statement, word.number, first, last))
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Raises sqlite3.DatabaseError for what is no index, or one of another version."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-    try:
-        database.execute("PRAGMA secure_delete = ON")
-        database.execute("BEGIN IMMEDIATE")
-        with database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA:
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise sqlite3.DatabaseError("another version")
-    except BaseException:
-        database.close()
-        raise
-    return database
+def _rarity(having: int, passages: int) -> float:
+    """What a word counts that so many passages have."""
+    return max(1e-6, math.log((passages - having + 0.5) / (having + 0.5)))

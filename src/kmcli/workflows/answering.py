@@ -170,11 +170,11 @@ def _by_llamacpp(house: House, base: Base, members: Sequence[Member]) -> Scoring
 
 def made_module_file(house: House, base: Base, name: str, module: KnowledgeModule) -> Path:
     """A module's LoRA file, written where it is missing; those of the document's earlier modules go."""
-    folder = base_file(house, base).parent
-    file = folder / f"{module.document_id}-{module.id}.gguf"
+    folder = house.library.cache_of(module.document_id)
+    file = folder / f"{module.id}.gguf"
     if not file.exists():
-        own = f"{module.document_id}-{module.id.partition('-')[0]}"  # by itself, and with an extractor
-        for old in folder.glob(f"{module.document_id}-*.gguf"):
+        own = module.id.partition("-")[0]  # by itself, and with an extractor
+        for old in folder.glob("*.gguf"):
             if not old.name.startswith(own):
                 old.unlink(missing_ok=True)
     _make(house, base, file, f"the Knowledge Module of {name} as GGUF for llama.cpp", module)

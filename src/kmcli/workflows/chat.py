@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def open_chat(
             chat.take_up(continued)
         if names:
             chat.use(names)
-        elif not chat.documents and len(documents := house.library.documents()) == 1:
+        elif not chat.documents and len(documents := house.library.catalogue.documents(limit=2)) == 1:
             chat.use([documents[0].name])
         chat.opened()
         yield chat
@@ -101,7 +101,7 @@ class Chat:
         assert conversation.number is not None
         self._held.enter_context(self._house.library.conversations.hold(conversation.number))
         self.number, self.turns = conversation.number, list(conversation.turns)
-        there = {document.id: document for document in self._house.library.documents()}
+        there = self._there(conversation.documents)
         self.documents = tuple(there[key] for key in conversation.documents if key in there)
         for key, name in conversation.documents.items():
             if key not in there:
@@ -138,7 +138,7 @@ class Chat:
     def opened(self) -> Answerer | None:
         """What answers, opened anew where a document has changed or was trained since; None: there is nothing to ask."""
         if self._answerer is None or self._state != self._stand(self.documents):
-            there = {document.id: document for document in self._house.library.documents()}
+            there = self._there(document.id for document in self.documents)
             gone = [document.name for document in self.documents if document.id not in there]
             if gone:
                 raise NotFoundError(f"{gone[0]} has been removed meanwhile.", "Choose another: /use NAME")
@@ -204,7 +204,7 @@ class Chat:
 
     def _stand(self, documents: tuple[Document, ...]) -> list[object]:
         """What an answer depends on: the documents as they are now, and their modules."""
-        there = {document.id: document for document in self._house.library.documents()}
+        there = self._there(document.id for document in documents)
         stand: list[object] = []
         for document in documents:
             module = self._house.library.module(document)
@@ -212,6 +212,11 @@ class Chat:
         extractor = extracting.chosen(self._house)
         stand.append(extractor.id if extractor else None)
         return stand
+
+    def _there(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Those of these documents that are still there, as they are now."""
+        found = map(self._house.library.catalogue.of_id, ids)
+        return {document.id: document for document in found if document}
 
     def _history(self) -> History:
         told = [(turn.question, turn.answer.text) for turn in self.turns if turn.answer.text and not turn.stopped]

@@ -25,6 +25,7 @@ from kmcli.types import Chunk, Document, Event, KnowledgeModule, Method, Questio
 from kmcli.workflows import extracting, held_out
 from kmcli.workflows.elsewhere import find, measured
 from kmcli.workflows.house import House, counter, untrained
+from kmcli.workflows.naming import find_one
 
 if TYPE_CHECKING:
     from kmcli.retrieval.dense import Dense
@@ -36,8 +37,6 @@ ALL = "all"
 DEFAULT: tuple[Method, ...] = ("bare", "km", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "gold")
 """Of these, those that there is what they need for."""
 KEPT = (0.5,)
-VECTORS = "vectors"
-"""The folder of the cache."""
 
 Baked = Callable[[KnowledgeModule | None], Path]
 """Of a Knowledge Extractor: the folder of a plain LoRA that is it and a module, or it alone."""
@@ -67,7 +66,7 @@ def compare(
     UsageError for wishes that make no sense, and for questions that are all about other documents, NotFoundError where a
     Knowledge Module or the other document's study material is missing, ResourceError where the embedder is.
     """
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     module = house.library.module(document)
     if module is None and questions is None:
         raise NotFoundError(
@@ -215,8 +214,8 @@ def _dense(house: House, document: Document, passages: Sequence[Chunk]) -> Dense
     def progress(done: int) -> None:
         report(Event("read", "making vectors of the passages, once", done, len(passages)))
 
-    folder = house.library.cache / VECTORS
-    return Dense(document.name, passages, kept_vectors(folder, document.id, passages, encoder, progress), encoder)
+    folder = house.library.cache_of(document.id)
+    return Dense(document.name, passages, kept_vectors(folder, passages, encoder, progress), encoder)
 
 
 Changes = tuple[bool, bool]

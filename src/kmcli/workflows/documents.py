@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added, names
 from kmcli.library.exams import Exam, Head
-from kmcli.types import Document, Event, Ingested, KnowledgeModule, State
+from kmcli.types import Document, Event, KnowledgeModule, State
+from kmcli.workflows import adding
 from kmcli.workflows.house import Failure, House
-from kmcli.workflows.naming import carries, find_all, tagged
+from kmcli.workflows.naming import carries, find_all, find_one, tagged
 from kmcli.workflows.passages import forget
 
 
@@ -56,7 +57,6 @@ def add(
     from kmcli import ingest  # not needed by the verbs that must be quick
 
     tags = [names.tag(tag) for tag in tags]
-    added: list[Added] = []
     failed: list[Failure] = []
     files: list[str] = []
     for source in sources:
@@ -76,44 +76,35 @@ def add(
         )
     if column is not None and not many:
         raise UsageError("--column is for JSONL files and datasets of the hub.", "Leave it out.")
-    for done, source in enumerate(files):
-        house.report(Event("add", source, done, len(files)))
-        for found in _documents(house, source, column):
-            try:
-                if isinstance(found, KmError):
-                    raise found
-                one = house.library.add(found, name, tags)
-            except KmError as error:
-                failed.append(Failure(source, error))
-                continue
-            if name is not None and one.action != "added" and one.document.name.casefold() != name.casefold():
-                here = one.document.name
-                house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))
-            added.append(one)
-    if files:
-        house.report(Event("add", "", len(files), len(files)))
+    intake = adding.Intake(house, name, tags)
+    for source, found in adding.read(house, files, column):
+        intake.take(source, found)
+    intake.flush()
+    added, failed = intake.added, failed + intake.failed
     if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
         house.report(Event("base", EMBEDDED_NOTICE))
     return AddReport(tuple(added), tuple(failed))
 
 
-def _documents(house: House, source: str, column: str | None) -> Iterator[Ingested | KmError]:
-    from kmcli import ingest
-
-    try:
-        yield from ingest.read_all(source, house.report, column)
-    except KmError as error:
-        yield error
+def ls(house: House, tag: str | None = None, limit: int | None = None) -> list[Entry]:
+    """Documents by name, or those that carry a tag: the first so many of them, or all."""
+    return [entry(house, document) for document in house.library.catalogue.documents(tag, limit)]
 
 
-def ls(house: House, tag: str | None = None) -> list[Entry]:
-    """Every document, or those that carry a tag."""
-    return [entry(house, document) for document in house.library.documents() if tag is None or carries(document, tag)]
+def count(house: House, tag: str | None = None) -> int:
+    """How many documents there are, or carry a tag."""
+    return house.library.catalogue.count(tag)
+
+
+def next_ones(house: House) -> tuple[Document | None, Document | None, int]:
+    """The first document without a Knowledge Module, the one that was trained last, and how many documents there are."""
+    catalogue = house.library.catalogue
+    return catalogue.unmade(), house.library.last_trained(), catalogue.count()
 
 
 def show(house: House, name: str, exam: bool = False) -> Shown:
     """exam: with all of its exam. Warns where the document's module can no longer be used."""
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     shown = entry(house, document)
     if shown.module and (outdated := house.outdated(document, shown.module)):
         house.warn(str(outdated))
@@ -123,8 +114,7 @@ def show(house: House, name: str, exam: bool = False) -> Shown:
 
 def tags(house: House) -> dict[str, int]:
     """Every tag, by name, and how many documents have it."""
-    counts = Counter(tag for document in house.library.documents() for tag in document.tags)
-    return dict(sorted(counts.items()))
+    return house.library.catalogue.tags()
 
 
 def tag(house: House, given: Sequence[str], add: Sequence[str], remove: Sequence[str]) -> list[Document]:
@@ -140,7 +130,7 @@ def tag(house: House, given: Sequence[str], add: Sequence[str], remove: Sequence
 
 
 def mv(house: House, old: str, new: str) -> Document:
-    return house.library.rename(old, new)
+    return house.library.rename(find_one(house.library, old).name, new)
 
 
 def entries(house: House, given: Sequence[str]) -> list[Entry]:

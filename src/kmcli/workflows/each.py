@@ -11,7 +11,6 @@ from kmcli.bases import Base
 from kmcli.engines import Generation
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.evaluation.methods import build_chat
-from kmcli.library import names
 from kmcli.metrics import normalise
 from kmcli.retrieval import bm25
 from kmcli.types import Answer, Document, Event, Passage, silent
@@ -94,8 +93,7 @@ def _check_question(house: House, question: str) -> None:
     example = 'For example: km ask --each @contracts "When does it end?"'
     if not question.strip():
         raise UsageError("the question is empty.", example)
-    named = names.key(question) in {names.key(document.name) for document in house.library.documents()}
-    if named or (question.startswith(MARK) and len(question.split()) == 1):
+    if house.library.has(question) or (question.startswith(MARK) and len(question.split()) == 1):
         raise UsageError(f"there is no question: {question} stands where it should.", example)
 
 

@@ -13,6 +13,7 @@ from kmcli.synthesis import TASKS, custom, plan
 from kmcli.types import IMPORTED, Chunk, Document, Event, Question
 from kmcli.workflows import held_out
 from kmcli.workflows.house import House
+from kmcli.workflows.naming import find_one
 
 MOST = 100
 """Questions that are asked, evenly over the study material: the interval is then some ten points at most."""
@@ -21,7 +22,7 @@ MOST = 100
 def find(house: House, name: str, document: Document) -> tuple[Document, list[Question]]:
     """The other document, and questions of its study material. Raises UsageError where it is the same one, NotFoundError
     where it has no material to ask about."""
-    other = house.library.find(name)
+    other = find_one(house.library, name)
     if other.id == document.id:
         raise UsageError(f"{other.name} is the document that is compared.", "Name another one.")
     texts = house.library.chunk_texts(other)

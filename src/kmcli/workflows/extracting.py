@@ -63,10 +63,10 @@ def baked(house: House, document: Document, module: KnowledgeModule, extractor: 
             f"fits {_label(module.recipe)}.",
             f"Train both on one base: km train {document.name} --model {recipe.model}",
         )
-    folder = _folder(house) / f"{document.id}-{module.id}-{extractor.id}"
+    folder = house.library.cache_of(document.id) / f"baked-{module.id}-{extractor.id}"
     if not folder.is_dir():
-        for old in folder.parent.glob(f"{document.id}-*"):
-            if not old.name.startswith(f"{document.id}-{module.id}-"):  # of the document's earlier modules
+        for old in folder.parent.glob("baked-*"):
+            if not old.name.startswith(f"baked-{module.id}-"):  # of the document's earlier modules
                 delete(old)
         _bake(extractor, module, folder)
     rank = dataclasses.replace(module.recipe, rank=module.recipe.rank + recipe.rank)
@@ -81,7 +81,7 @@ def baked_id(module: KnowledgeModule, extractor: Extractor) -> str:
 def alone(house: House, extractor: Extractor) -> KnowledgeModule:
     """An extractor by itself as a module, for reading passages, written where it is missing. Raises KmError where it is
     damaged."""
-    folder = _folder(house) / f"{ALONE}-{extractor.id}"
+    folder = house.library.cache_of(ALONE) / f"{ALONE}-{extractor.id}"
     if not folder.is_dir():
         _bake(extractor, None, folder)
     recipe = Recipe(model=extractor.recipe.model, revision=extractor.recipe.revision, rank=extractor.recipe.rank)
@@ -143,10 +143,6 @@ def served_name(house: House, document: Document, module: KnowledgeModule) -> st
 
 def _label(recipe: Recipe | ExtractorRecipe) -> str:
     return recipe.base_label or recipe.model
-
-
-def _folder(house: House) -> Path:
-    return house.library.cache / "baked"
 
 
 def _bake(extractor: Extractor, module: KnowledgeModule | None, folder: Path) -> None:

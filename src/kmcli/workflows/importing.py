@@ -24,6 +24,7 @@ from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
 from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Recipe
 from kmcli.workflows.house import House
+from kmcli.workflows.naming import MARK, find_one
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LONGEST_CARD = 200_000
@@ -199,10 +200,10 @@ def _document(
 ) -> tuple[Document, bool]:
     """The document, and whether it is new here."""
     library = house.library
-    if given is not None and library.has(given):
+    if given is not None and (library.has(given) or given.startswith(MARK)):
         if name is not None:
             raise UsageError(f"{given} has a name already.", "Leave --name out, or rename it with km mv.")
-        return library.find(given), False
+        return find_one(library, given), False
     if given is None:
         found = library.add(_card_as_document(folder, base, recipe, told), name)
     elif os.path.exists(os.path.expanduser(given)) or "://" in given:

@@ -30,6 +30,7 @@ from kmcli.types import IMPORTED, Chunk, Document, Sample, text_hash
 from kmcli.workflows.house import Failure, House, counter_of
 from kmcli.workflows.imported import Finder, finder
 from kmcli.workflows.material import RecipeOptions, recipe_for
+from kmcli.workflows.naming import find_one
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -67,7 +68,7 @@ class Imported:
 
 def show(house: House, name: str, task: str | None = None) -> Material:
     """A document's study material, or that of one task. Raises NotFoundError where there is none."""
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     samples = house.library.samples(document)
     if not samples:
         raise NotFoundError(f"{document.name} has no study material yet.", f"Write some: km synth {document.name}")
@@ -128,7 +129,7 @@ def import_(house: House, name: str, source: str, options: RecipeOptions, stdin:
     except UnicodeDecodeError:
         raise KmError(f"{called} is no JSONL in UTF-8.", "It must hold one JSON object a line.") from None
     with ExitStack() as held:
-        document = held.enter_context(house.library.lock(house.library.find(name), "synth"))
+        document = held.enter_context(house.library.lock(find_one(house.library, name), "synth"))
         given: list[_Line] = []
         failed: list[Failure] = []
         reader = _Reader(house, document, options, held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from kmcli.errors import NotFoundError, did_you_mean
+from kmcli.errors import NotFoundError, UsageError, did_you_mean
 from kmcli.library import Library, names
 from kmcli.types import Document
 
@@ -24,13 +24,26 @@ def find_all(library: Library, given: Sequence[str]) -> list[Document]:
     return list(found.values())
 
 
+def find_one(library: Library, given: str) -> Document:
+    """The document of a name, or the only one with a tag.
+
+    Raises NotFoundError for one that does not exist, UsageError for a tag that several have.
+    """
+    (first, *others) = find_all(library, [given])
+    if others:
+        count = len(others) + 1
+        raise UsageError(
+            f"{given} stands for {count:,} documents, and only one can be named here.", f"km ls --tag {given}"
+        )
+    return first
+
+
 def tagged(library: Library, tag: str) -> list[Document]:
     """Every document with a tag, by name; the tag with or without its mark. Raises NotFoundError where there is none."""
-    documents = library.documents()
-    found = [document for document in documents if carries(document, tag)]
+    found = library.catalogue.documents(tag)
     if not found:
         wanted = tag.removeprefix(MARK)
-        known = sorted({one for document in documents for one in document.tags})
+        known = list(library.catalogue.tags())
         hint = did_you_mean(wanted, known, f"The tags are {', '.join(known)}." if known else _MAKE)
         raise NotFoundError(f"no document has the tag {wanted!r}.", hint)
     return found

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from kmcli.library.files import explained
-from kmcli.routing.index import Found, LibraryIndex
+from kmcli.routing.index import SEARCHED, Found, LibraryIndex
 from kmcli.types import Document, Event
 from kmcli.workflows.house import House
 
 FILE = "passages.db"
 
 
-def search(house: House, question: str) -> list[Found]:
-    """The documents that may answer a question, the likeliest first, by the library's index, which is brought up to date."""
-    documents = house.library.documents()
-    names = {document.id: document.name for document in documents}
+def search(house: House, question: str, k: int = SEARCHED) -> list[Found]:
+    """The k documents that most likely answer a question, the likeliest first, by the library's index. It is brought up to
+    date."""
+
+    def name(document_id: str) -> str:
+        document = house.library.catalogue.of_id(document_id)
+        return document.name if document else document_id  # removed just now
+
+    with index_of_library(house) as index:
+        return index.search(question, k, name)
+
+
+@contextmanager
+def index_of_library(house: House) -> Iterator[LibraryIndex]:
+    """Brought up to date."""
     with explained(house.library.cache), LibraryIndex(house.library.cache / FILE) as index:
-        index.update(
-            documents,
-            house.library.text,
-            lambda done, total: house.report(Event("read", "reading the library, once", done, total)),
-        )
-        return index.search(question, len(documents), names.__getitem__)
+        _bring_up_to_date(house, index)
+        yield index
+
+
+def _bring_up_to_date(house: House, index: LibraryIndex) -> None:
+    """Read what has changed since the library was last searched."""
+
+    def progress(done: int, total: int) -> None:
+        house.report(Event("read", "reading the library, once", done, total))
+
+    catalogue = house.library.catalogue
+    held, latest = index.mark, catalogue.mark()
+    if held == latest:
+        return
+    changes = catalogue.changes(held)
+    if changes and held:
+        index.forget(changes.gone)
+        index.put(changes.changed, house.library.text, progress)
+        latest = changes.mark
+    else:
+        index.update(catalogue.documents(), house.library.text, progress)
+    index.noted(latest)
 
 
 def shares(house: House, question: str, documents: Sequence[Document]) -> list[float] | None:

@@ -12,7 +12,7 @@ from kmcli.bases import Base
 from kmcli.errors import NotFoundError, ResourceError, UsageError
 from kmcli.evaluation.methods import build_chat, fit
 from kmcli.routing.gate import CANDIDATES, NAMED, Candidate
-from kmcli.routing.index import Found
+from kmcli.routing.index import SEARCHED, Found
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage
 from kmcli.workflows import extracting
 from kmcli.workflows.answer import Asked
@@ -56,17 +56,20 @@ def ask(
         raise UsageError("--extractor is for Knowledge Modules here.", "Leave --method out, or --extractor.")
     library = house.library
     named = find_all(library, names)
-    documents = {document.id: document for document in named or library.documents()}
-    if not documents:
+    if not library.catalogue.count():
         raise NotFoundError("the library is empty.", "Add a document with: km add FILE")
     if method == "km":
-        lacking = [document for document in documents.values() if library.module(document) is None]
-        if named and lacking:
+        lacking = [document for document in named if library.module(document) is None]
+        if lacking:
             raise untrained(lacking[0])
-        documents = {key: document for key, document in documents.items() if document not in lacking}
-        if not documents:
+        if library.last_trained() is None:
             raise NotFoundError("no document has a Knowledge Module yet.", "Make them: km train --all")
-    found = [(documents[one.document], one) for one in search(house, question) if one.document in documents]
+    k = SEARCHED if named or method == "km" else CANDIDATES
+    found = [
+        (document, one)
+        for document, one in _found(house, question, named, k)
+        if method != "km" or library.module(document)
+    ]
     if named:  # also those that have no word of the question
         silent = [document for document in named if document not in [one for one, _ in found]]
         found += [(one, Found(one.id, 0.0, 0.0, Passage(one.name, "", 0.0))) for one in silent]
@@ -95,23 +98,29 @@ def ask_together(house: House, question: str, on_text: Callable[[str], None], na
     if named and len(named) <= NAMED:
         asked = ask_those(house, names, question, "km", on_text)
         return Routed(asked, (), asked)
-    library = {document.id: document for document in named or house.library.documents()}
-    modules = {key: module for key, one in library.items() if (module := house.library.module(one))}
-    if not modules:
+    trained = any(map(house.library.module, named)) if named else house.library.last_trained()
+    if not trained:
         raise NotFoundError("no document has a Knowledge Module yet.", "Make them: km train --all")
-    chosen: list[KnowledgeModule] = []
-    for one in search(house, question):
-        module = modules.get(one.document)
-        if module and not house.outdated(library[one.document], module) and _same_base(module, *chosen[:1]):
-            chosen.append(module)
+    chosen: list[tuple[Document, KnowledgeModule]] = []
+    for document, _ in _found(house, question, named):
+        module = house.library.module(document)
+        if module and not house.outdated(document, module) and _same_base(module, *(one for _, one in chosen[:1])):
+            chosen.append((document, module))
     if not chosen:
         return Routed(None, ())
-    likeliest = [library[module.document_id].name for module in chosen[: NAMED if named else CANDIDATES]]
+    likeliest = [document.name for document, _ in chosen[: NAMED if named else CANDIDATES]]
     asked = ask_those(house, likeliest, question, "km", lambda text: None)
     if not (named or asked.supported):
         return Routed(None, (), asked)
     on_text(asked.answer.text)
     return Routed(asked, (), asked)
+
+
+def _found(house: House, question: str, named: Sequence[Document], k: int = SEARCHED) -> list[tuple[Document, Found]]:
+    """The k likeliest documents of the library; and of these those that are named, where any are."""
+    among = {document.id for document in named}
+    found = [(house.library.catalogue.of_id(one.document), one) for one in search(house, question, k)]
+    return [(document, one) for document, one in found if document and (not named or document.id in among)]
 
 
 def _same_base(*modules: KnowledgeModule) -> bool:

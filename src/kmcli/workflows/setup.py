@@ -65,7 +65,7 @@ def doctor(house: House, repair: bool) -> list[Check]:
         status: Literal["ok", "bad"] = "ok" if finding.repaired else "bad"
         checks.append(Check(status, "library", finding.message, "" if finding.repaired else finding.hint))
     if not findings:
-        count = len(house.library.documents())
+        count = house.library.catalogue.count()
         checks.append(Check("ok", "library", f"sound: {count} document{'' if count == 1 else 's'} in {config.home()}"))
     checks.append(_base(house))
     free = shutil.disk_usage(house.library.home).free

@@ -1,4 +1,5 @@
-"""Where a training begins that does not begin afresh: at another Knowledge Module, or at the mean of the library's."""
+"""Where a training begins that does not begin afresh: at another Knowledge Module, or at the mean of the
+library's, or of those that a tag stands for."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from kmcli.errors import KmError, UsageError
 from kmcli.types import Document, Event, KnowledgeModule, Recipe
 from kmcli.workflows.house import House, untrained
+from kmcli.workflows.naming import MARK, tagged
 
 if TYPE_CHECKING:
     from kmcli.adapters.start import Start
@@ -25,7 +27,8 @@ def modules(house: House, recipe: Recipe, document: Document | None = None) -> l
     Raises NotFoundError where there is no such document or it has no module, UsageError where none fits.
     """
     library = house.library
-    if recipe.init != LIBRARY:
+    several = recipe.init == LIBRARY or recipe.init.startswith(MARK)
+    if not several:
         other = library.find(recipe.init)
         module = library.module(other)
         if module is None:
@@ -42,7 +45,7 @@ def modules(house: House, recipe: Recipe, document: Document | None = None) -> l
             )
         return [module]
     found = []
-    for other in library.documents():
+    for other in library.documents() if recipe.init == LIBRARY else tagged(library, recipe.init):
         if document is None or other.id != document.id:
             try:
                 module = library.module(other)
@@ -51,8 +54,9 @@ def modules(house: House, recipe: Recipe, document: Document | None = None) -> l
             if module and _fits(module.recipe, recipe):
                 found.append(module)
     if not found:
+        carrying = "" if recipe.init == LIBRARY else f" with the tag {recipe.init.removeprefix(MARK)!r}"
         raise UsageError(
-            f"no other document has a Knowledge Module of rank {recipe.rank} on {recipe.model} to begin from.",
+            f"no other document{carrying} has a Knowledge Module of rank {recipe.rank} on {recipe.model} to begin from.",
             f"{AFRESH}: with the first ones the library can help the next.",
         )
     return sorted(found, key=lambda module: module.id)
@@ -76,7 +80,7 @@ def begin(house: House, document: Document, recipe: Recipe) -> tuple[Recipe, Sta
 
     found = modules(house, recipe, document)
     whose = f"the Knowledge Module of {recipe.init}"
-    if recipe.init == LIBRARY:
+    if recipe.init == LIBRARY or recipe.init.startswith(MARK):
         whose = f"the mean of {len(found)} Knowledge Module{'s' if len(found) > 1 else ''}"
     house.report(Event("train", f"{document.name} begins from {whose}"))
     ids = "\n".join(module.id for module in found)
