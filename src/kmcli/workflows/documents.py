@@ -50,11 +50,14 @@ def add(
     name: str | None = None,
     tags: Sequence[str] = (),
     column: str | None = None,
+    update: str | None = None,
 ) -> AddReport:
     """Read each source into the library; a folder is each file in it, a JSONL file or a dataset of the hub each line of
-    it. What fails never stops the rest. column: where the text of a line stands."""
+    it. What fails never stops the rest. column: where the text of a line stands. update: the name of a document whose text
+    the one source becomes."""
     from kmcli import ingest  # not needed by the verbs that must be quick
 
+    old = None if update is None else house.library.find(update)
     tags = [names.tag(tag) for tag in tags]
     added: list[Added] = []
     failed: list[Failure] = []
@@ -74,6 +77,11 @@ def add(
         raise UsageError(
             "--name names one document, and several were given.", "Add them without --name, or one by one."
         )
+    if old is not None and (name is not None or many or len(files) + len(failed) != 1):
+        raise UsageError(
+            "--update takes the one file that is the document's text now.",
+            f"For example: km add --update {old.name} FILE; its name changes with: km mv {old.name} NEW",
+        )
     if column is not None and not many:
         raise UsageError("--column is for JSONL files and datasets of the hub.", "Leave it out.")
     for done, source in enumerate(files):
@@ -82,7 +90,7 @@ def add(
             try:
                 if isinstance(found, KmError):
                     raise found
-                one = house.library.add(found, name, tags)
+                one = house.library.add(found, name, tags, old)
             except KmError as error:
                 failed.append(Failure(source, error))
                 continue
