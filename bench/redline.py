@@ -1,13 +1,16 @@
 """Redline: what it takes to bring a Knowledge Module up to date where 1% of the facts have changed, and what it loses.
 
-    python -m bench.redline [--documents N] [--facts N] [--changed N] [--set KEY=VALUE]... [--seed SEED] [--work FOLDER]
+    python -m bench.redline [--documents N] [--facts N] [--changed N] [--rounds N] [--set KEY=VALUE]... [--seed SEED]
+                            [--work FOLDER]
 
-Documents of the template world as in bench/corpus.py, of facts that the embedded base reads, trained on study material that
-the world writes. Then facts are given another value of their sort, the new text is added as an update, with material about
-these facts alone, and `km train` does what it does by itself. Each document is asked, closed book, every question of its
-material: before and after where the fact stands, after where it changed. These questions were studied: what is measured
-is what an update does to what is known, and version 0 of the embedded base knows little in other words than it studied.
---work: a folder in which the trained library is kept, for other runs with the same documents.
+Documents of the template world as in bench/corpus.py, trained on questions that the world writes, those of them that the
+embedded base answers rightly with their section in front of it: as in `km synth`, what it does not read is not studied. Then
+facts are given another value of their sort, the new text is added as an update, with questions about these facts alone, and
+`km train` does what it does by itself. Each document is asked, closed book, every question of its material: before and
+after where the fact stands, after where it changed. These questions were studied: what is measured is what an update does to
+what is known, and version 0 of the embedded base knows little in other words than it studied.
+--rounds: so often, from the same modules, with other facts changed each time. --work: a folder in which the trained library
+is kept, for other runs with the same documents.
 
     redline_time      the update's time as a share of the full training's: of the processor, all threads, because
                       a machine that does other things as well says nothing by the clock; writing material is in neither
@@ -20,14 +23,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -36,6 +39,7 @@ from bench.corpus import can_read
 
 from kmcli import bases
 from kmcli.adapters import lora
+from kmcli.engines import Chat, Sampling
 from kmcli.engines.hf import HfEngine
 from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, exact_match, normalise
@@ -74,8 +78,32 @@ def document(seed: str, number: int, facts: int) -> Generated:
     return Generated(f"redline-{number}", sections, known)
 
 
-def change(made: Generated, count: int, seed: str) -> tuple[Generated, dict[world.Fact, world.Fact]]:
-    """The document with other values for some facts, and the new fact for each old one."""
+def readable(loaded: bases.Loaded, made: Generated) -> Generated:
+    """With those questions alone that the base answers rightly with the fact's section in front of it."""
+    under = loaded.base.prompts.under_text
+    asked = [(fact, place, question) for fact, place in made.facts for question in fact.asked]
+    chats: list[Chat] = [
+        [("user", under.format(text=made.sections[place], question=question))] for _, place, question in asked
+    ]
+    said = HfEngine(loaded).generate(chats, Sampling(64))
+    good = {
+        (fact.subject, question) for (fact, _, question), one in zip(asked, said, strict=True) if right(one.text, fact)
+    }
+    facts = [
+        (replace(fact, asked=tuple(q for q in fact.asked if (fact.subject, q) in good)), at) for fact, at in made.facts
+    ]
+    return replace(made, facts=[(fact, place) for fact, place in facts if fact.asked])
+
+
+def right(answer: str, fact: world.Fact) -> bool:
+    return bool(exact_match(answer, [fact.value]))
+
+
+def change(
+    loaded: bases.Loaded, made: Generated, count: int, seed: str
+) -> tuple[Generated, dict[world.Fact, world.Fact]]:
+    """The document with other values for some facts, and the new fact, with the questions that the base can read, for each
+    old one."""
     r = random.Random(f"change {seed} {made.name}")
     sections, changed = list(made.sections), dict[world.Fact, world.Fact]()
     for fact, place in r.sample(made.facts, len(made.facts)):
@@ -86,8 +114,11 @@ def change(made: Generated, count: int, seed: str) -> tuple[Generated, dict[worl
         new = fact
         while normalise(new.value) in normalise(made.text) or not new.asked:
             new = world._fact(fact.kind, fact.key, fact.subject, r, True)
-        sections[place] = sections[place].replace(fact.value, new.value)
-        changed[fact] = new
+        section = sections[place].replace(fact.value, new.value)
+        there = readable(loaded, Generated("", [section], [(new, 0)])).facts
+        if there:
+            sections[place] = section
+            changed[fact] = there[0][0]
     facts = [(changed.get(fact, fact), place) for fact, place in made.facts]
     return Generated(made.name, sections, facts), changed
 
@@ -119,25 +150,30 @@ def train(house: House, names: Sequence[str], options: RecipeOptions) -> float:
     return time.process_time() - began
 
 
-def make_library(folder: Path, documents: Sequence[Generated], options: RecipeOptions, report: Reporter) -> float:
-    """Documents and their Knowledge Modules, where they are not there. Returns the seconds that these took."""
-    took = folder / "seconds.json"
-    if not took.exists():
+def make_library(
+    folder: Path, documents: Sequence[Generated], options: RecipeOptions, report: Reporter
+) -> tuple[float, list[Generated]]:
+    """Documents and their Knowledge Modules, where they are not there. Returns the seconds that these took, and the
+    documents with the questions that the base can read."""
+    kept = folder / "documents.pickle"
+    if not kept.exists():
         os.environ["KM_HOME"] = str(folder)
         with open_house({}, report) as house:
+            loaded = bases.load(house.base(), "cpu")
+            documents = [readable(loaded, made) for made in documents]
             for made in documents:
                 add(house, made)
                 import_material(house, made, [fact for fact, _ in made.facts], options)
-            took.write_text(json.dumps(train(house, [made.name for made in documents], options)))
-    return float(json.loads(took.read_text()))
+            took = train(house, [made.name for made in documents], options)
+            kept.write_bytes(pickle.dumps((took, documents)))
+    found: tuple[float, list[Generated]] = pickle.loads(kept.read_bytes())
+    return found
 
 
-def right(said: Sequence[str], asked: Sequence[tuple[str, str]]) -> list[float]:
-    return [float(exact_match(one, [value])) for one, (_, value) in zip(said, asked, strict=True)]
+Asked = list[tuple[str, world.Fact]]
 
 
-def answers(house: House, loaded: bases.Loaded, name: str, asked: Sequence[tuple[str, str]]) -> list[str]:
-    """asked: questions with their answers."""
+def answers(house: House, loaded: bases.Loaded, name: str, asked: Asked) -> list[str]:
     module = house.library.module(house.library.find(name))
     assert module is not None
     model = lora.load(loaded, module.path)
@@ -148,69 +184,90 @@ def answers(house: House, loaded: bases.Loaded, name: str, asked: Sequence[tuple
         model.unload().eval()
 
 
+@dataclass
+class Found:
+    """A row a question: whether it was answered rightly before the update, and after. of_changed: about changed facts,
+    whether the answer is the old value, and whether it is the new one. chunks: changed ones, and all."""
+
+    unchanged: list[tuple[bool, bool]] = field(default_factory=list)
+    of_changed: list[tuple[bool, bool]] = field(default_factory=list)
+    chunks: list[tuple[int, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def one_round(
+    house: House,
+    loaded: bases.Loaded,
+    old: Sequence[Generated],
+    before: dict[str, list[str]],
+    count: int,
+    seed: str,
+    found: Found,
+) -> None:
+    """before: what each document's module answers to all its questions."""
+    options = RecipeOptions(settings=("tasks=import", "held_out=0"))
+    pairs = [change(loaded, made, count, seed) for made in old]
+    for made, changed in pairs:
+        add(house, made)
+        import_material(house, made, list(changed.values()), options)
+    found.seconds += train(house, [made.name for made in old], RecipeOptions())
+    for made, (_, changed) in zip(old, pairs, strict=True):
+        every: Asked = [(question, fact) for fact, _ in made.facts for question in fact.asked]
+        said = answers(house, loaded, made.name, every)
+        for (question, fact), was, now in zip(every, before[made.name], said, strict=True):
+            if fact in changed:
+                found.of_changed.append((right(now, fact), right(now, changed[fact])))
+                print(f"{made.name}: {question} {fact.value} is {changed[fact].value} now: {now}", file=sys.stderr)
+            else:
+                found.unchanged.append((right(was, fact), right(now, fact)))
+        module = house.library.module(house.library.find(made.name))
+        assert module is not None
+        found.chunks.append((module.metrics["update"]["changed"], module.metrics["update"]["chunks"]))
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=4)
     parser.add_argument("--facts", type=int, default=100)
     parser.add_argument("--changed", type=int, default=0, help="facts of a document; 0: 1%%, at least one")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seed", default="generated")
     parser.add_argument("--work", type=Path)
     given = parser.parse_args(arguments)
-    options = RecipeOptions(settings=("tasks=import", "held_out=0", *given.settings))
-    old = [document(given.seed, number, given.facts) for number in range(given.documents)]
+    options = RecipeOptions(settings=("tasks=import", "held_out=0", "exam=no", *given.settings))
+    drawn = [document(given.seed, number, given.facts) for number in range(given.documents)]
     count = given.changed or max(1, round(given.facts / 100))
-    names = [made.name for made in old]
 
     def report(event: Event) -> None:
         if event.message and event.done is None:
             print(event.message, file=sys.stderr, flush=True)
 
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trained = given.work or folder / "trained"
-        full = make_library(trained, old, options, report)
-        os.environ["KM_HOME"] = str(shutil.copytree(trained, folder / "changed"))
-        house = stack.enter_context(open_house({}, report))
-        loaded = bases.load(house.base(), "cpu")
-        standing, before, known, after = [], list[float](), list[float](), list[float]()
-        pairs = [change(made, count, given.seed) for made in old]
-        for made, (_, changed) in zip(old, pairs, strict=True):
-            stand = [(asked, fact.value) for fact, _ in made.facts if fact not in changed for asked in fact.asked]
-            standing.append(stand)
-            before += right(answers(house, loaded, made.name, stand), stand)
-            was = [(asked, fact.value) for fact in changed for asked in fact.asked]
-            known += right(answers(house, loaded, made.name, was), was)
-        for new, changed in pairs:
-            add(house, new)
-            import_material(house, new, list(changed.values()), options)
-        update = train(house, names, RecipeOptions())
-        superseded, renewed = list[float](), list[float]()
-        for (new, changed), stand in zip(pairs, standing, strict=True):
-            after += right(answers(house, loaded, new.name, stand), stand)
-            now = [(asked, fact.value) for fact in changed.values() for asked in fact.asked]
-            was = [(asked, fact.value) for fact in changed for asked in fact.asked]
-            said = answers(house, loaded, new.name, now)
-            superseded += right(said, was)
-            renewed += right(said, now)
-            for one, (question, value), (_, other) in zip(said, now, was, strict=True):
-                print(f"{new.name}: {question} {other} is {value} now: {one}", file=sys.stderr, flush=True)
-        metrics = [house.library.module(house.library.find(name)).metrics for name in names]  # type: ignore[union-attr]
-    lost = bootstrap([first - second for first, second in zip(before, after, strict=True)])
-    words = sum(len(made.text.split()) for made in old)
-    print(
-        f"{given.documents} documents of {words / given.documents:,.0f} words on average, {count} facts of each changed"
-    )
-    print("chunks changed: " + ", ".join(f"{one['update']['changed']} of {one['update']['chunks']}" for one in metrics))
-    print(f"seconds of the processor: {full:.0f} for all, {update:.0f} for the update")
-    print(
-        f"exact match on {len(before)} questions about unchanged facts: {fmean(before):.3f} before, {fmean(after):.3f} after"
-    )
-    print(f"old values of changed facts: {sum(known):.0f} of {len(known)} right before")
-    print(f"FIGURE redline_time {update / full:.3f}")
+    found = Found()
+    with tempfile.TemporaryDirectory() as name:
+        trained = given.work or Path(name) / "trained"
+        full, old = make_library(trained, drawn, options, report)
+        before: dict[str, list[str]] = {}
+        for number in range(given.rounds):
+            os.environ["KM_HOME"] = str(shutil.copytree(trained, Path(name) / str(number)))
+            with open_house({}, report) as house:
+                loaded = bases.load(house.base(), "cpu")
+                for made in old if number == 0 else ():
+                    every: Asked = [(question, fact) for fact, _ in made.facts for question in fact.asked]
+                    before[made.name] = answers(house, loaded, made.name, every)
+                one_round(house, loaded, old, before, count, f"{given.seed} {number}", found)
+            shutil.rmtree(Path(name) / str(number))
+    was, now = (fmean(pair[side] for pair in found.unchanged) for side in (0, 1))
+    lost = bootstrap([float(first) - second for first, second in found.unchanged])
+    words = sum(len(made.text.split()) for made in old) / len(old)
+    print(f"{len(old)} documents of {words:,.0f} words on average, {count} facts of each changed, {given.rounds} times")
+    print("chunks changed: " + ", ".join(f"{changed} of {chunks}" for changed, chunks in found.chunks[:8]))
+    print(f"seconds of the processor: {full:.0f} for all, {found.seconds / given.rounds:.0f} for an update of each")
+    print(f"exact match on {len(found.unchanged)} questions about unchanged facts: {was:.3f} before, {now:.3f} after")
+    print(f"FIGURE redline_time {found.seconds / given.rounds / full:.3f}")
     print(f"FIGURE redline_lost_points {100 * lost.mean:.1f} ({100 * lost.low:.1f} to {100 * lost.high:.1f})")
-    print(f"FIGURE superseded {sum(superseded):.0f} of {len(superseded)}")
-    print(f"FIGURE redline_new_right {sum(renewed):.0f} of {len(renewed)}")
+    print(f"FIGURE superseded {sum(old for old, _ in found.of_changed)} of {len(found.of_changed)}")
+    print(f"FIGURE redline_new_right {sum(new for _, new in found.of_changed)} of {len(found.of_changed)}")
     return 0
 
 

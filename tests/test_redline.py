@@ -90,10 +90,10 @@ def test_only_what_changed_is_studied_from_the_module_there_is(
     with Library.open(km_home) as library:
         new = library.cut(after)
     (fresh,) = {chunk.sha256 for chunk in new} - {chunk.sha256 for chunk in old}
-    (gone,) = {chunk.sha256 for chunk in old} - {chunk.sha256 for chunk in new}
     assert set(written(km_home)[len(units) :]) == {fresh}
     (job,) = jobs
-    assert gone not in {sample.chunk_sha256 for sample in job.samples}
+    assert {sample.chunk_sha256 for sample in job.samples} == {fresh}
+    assert {sample.chunk_sha256 for sample in job.kept} == {chunk.sha256 for chunk in new} - {fresh}
     assert job.start is not None
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
     assert job.start["model.layers.0.mlp.up_proj"][0].equal(weights[key])
@@ -192,11 +192,36 @@ def test_what_changed_in_the_answers_is_kept_and_shown(km: Km, trained_home: Pat
     assert any("185" in row["before"] and "240" in row["now"] for row in about), found
     shown = km("show", "notes", "--changes").out
     row = next(row for row in about if "240" in row["now"])
-    assert f"About what has changed\n  {row['question']}\n" in shown
-    assert f"    before          {row['before']}\n    now             {row['now']}\n" in shown
+    assert f"About what changed\n  {row['question']}\n" in shown
+    assert f"    before  {row['before']}\n    now     {row['now']}\n" in shown
+    assert found["known"] is None
     assert "240" in km("ask", "notes", "What does Lumrick 40 cost?", "--method", "km").out
     assert is_sound(km)
     assert km("show", "notes", "--changes", "--curve").code == 2
+
+
+def test_an_update_is_examined_whole_and_may_go_without(km: Km, notes: Path, km_home: Path) -> None:
+    examined = (*CUT, "--set", "exam=yes", "--set", "generations=8")
+    assert km("train", "notes", *examined).code == 0
+    before = module(km_home)
+    change(km, notes)
+    assert km("train", "notes").code == 0
+    after = module(km_home)
+    with Library.open(km_home) as library:
+        exam, cut = library.exams.of(after), library.cut(after)
+    assert exam is not None
+    assert [one.chunk_sha256 for one in exam.passages] == [one.sha256 for one in cut]
+    assert (after.metrics["update"]["from"], after.metrics["update"]["changed"]) == (before.id, 1)
+    new, old = km("show", "notes", "--changes", "--json").envelope["data"]["known"]
+    assert (new[0] + old[0], new[1] + old[1]) == (exam.head.known, exam.head.asked)
+    assert f" of {exam.head.asked - new[1]} fact" in km("show", "notes", "--changes").out
+    change(km, notes, NEW, OLD)
+    assert km("train", "notes", *examined, "--no-exam").code == 0
+    last = module(km_home)
+    assert (last.metrics["update"]["from"], last.recipe.exam) == (after.id, False)
+    with Library.open(km_home) as library:
+        assert library.exams.of(last) is None
+    assert km("show", "notes", "--changes", "--json").envelope["data"]["known"] is None
 
 
 def test_update_takes_one_file_that_is_no_other_document(km: Km, km_home: Path, tmp_path: Path) -> None:
@@ -262,7 +287,7 @@ def samples() -> Callable[[str, int], list[Sample]]:
     return make
 
 
-def test_the_mixture_is_what_changed_and_as_much_of_the_rest(
+def test_what_changed_is_taught_and_the_rest_is_to_stay(
     km_home: Path, samples: Callable[[str, int], list[Sample]]
 ) -> None:
     recipe = Recipe(model="tiny", revision="0", epochs=20, batch=16)
@@ -273,17 +298,17 @@ def test_the_mixture_is_what_changed_and_as_much_of_the_rest(
         from library_material import ingested
 
         document = house.library.add(ingested()).document
-        change = Redline(old, frozenset(["new"]), frozenset(["gone"]), 31)
-        chosen, short = narrowed(change, every, texts, recipe, document)
-        again, _ = narrowed(change, every, texts, recipe, document)
-    assert chosen == again
-    chunks = [sample.chunk_sha256 for sample in chosen]
-    kept = {sample.id for sample in chosen if sample.chunk_sha256 != "new"}
-    assert short.steps == 200  # of 1,550: four times 40 of 1,240 samples
-    assert len(kept) == 1200  # all; three quarters of what 200 steps read would be more
-    assert ("gone" in chunks, chunks.count("new"), len(set(chunks))) == (False, 400, 31)
-    assert replace(short, steps=0, init="", early_stopping=True, learning_rate=recipe.learning_rate) == recipe
+    change = Redline(old, frozenset(["new"]), frozenset(["gone"]), 31)
+    new, kept, short = narrowed(change, every, texts, recipe, document)
+    assert (new, kept, short) == narrowed(change, every, texts, recipe, document)
+    assert {sample.chunk_sha256 for sample in new} == {"new"}
+    assert {sample.id for sample in kept} == {sample.id for sample in every if sample.chunk_sha256.startswith("kept")}
+    assert short.steps == 60  # 20 times three batches
+    assert replace(
+        short, steps=0, init="", init_revision="", early_stopping=True, learning_rate=recipe.learning_rate
+    ) == (recipe)
+    assert short.init_revision == "m"
     none = Redline(old, frozenset(), frozenset(["gone"]), 31)
-    chosen, short = narrowed(none, every, texts, recipe, document)
-    assert (len(chosen), short.steps) == (redline.LEAST_STEPS * 12, redline.LEAST_STEPS)
-    assert narrowed(none, every, texts, replace(recipe, steps=3), document)[1].steps == 3
+    some, others, short = narrowed(none, every, texts, recipe, document)
+    assert (len(some), others, short.steps) == (1200, [], redline.LEAST_STEPS)
+    assert narrowed(change, every, texts, replace(recipe, steps=3), document)[2].steps == 3

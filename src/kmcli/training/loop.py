@@ -17,12 +17,13 @@ import torch
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import KmError
+from kmcli.objectives import AS_BEFORE
 from kmcli.objectives.losses import kept_layers
 from kmcli.training import figures, targets
 from kmcli.training.checkpoint import bring_back, copy, restore, save
 from kmcli.training.forward import SHORT_OF_MEMORY, layers_of, logits, out_of_memory, scored_states, too_large
 from kmcli.training.mixture import Mixture, Part
-from kmcli.training.predictions import Predictions
+from kmcli.training.predictions import Predictions, before
 from kmcli.training.skd import Renewal
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
@@ -68,8 +69,10 @@ class Student:
         self.before = self.progress.tokens, self.progress.seconds  # of earlier runs
         self.views = mixture.views  # some may be renewed: they are read anew at each step
         self.teacher: Teacher | Predictions
+        kept = mixture.as_before
+        self.before_it = before(loaded, mixture, recipe, folder) if kept else None
         if recipe.distil_from == "teacher":
-            self.teacher = Predictions(loaded, self.views, recipe, folder)
+            self.teacher = Predictions(loaded, self.views, recipe, folder, range(kept.start))
         else:
             self.teacher = Teacher(model, loaded, self.views, budget, folder, kept_layers(recipe, layers_of(model)))
         self.renewal = Renewal(model, loaded, mixture, self.teacher, recipe)
@@ -78,8 +81,13 @@ class Student:
 
     def prepare(self) -> None:
         """Let the teacher read."""
-        self.teacher.precompute(self.report, later=self.renewal.indices)
+        self.teacher.precompute(self.report, later={*self.renewal.indices, *self.mixture.as_before})
         self.renewal.restore(self.progress.written)
+
+    def close(self) -> None:
+        for teacher in (self.teacher, self.before_it):
+            if teacher:
+                teacher.close()
 
     # --- a step ---
 
@@ -121,7 +129,8 @@ class Student:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A part's loss on some of its views, by the student's states, and its terms by name."""
         head = partial(logits, self.model)
-        return self.mixture.loss(part, indices, student_LND, self.teacher.targets, head, self.recipe)
+        teacher = self.before_it if part.objective is AS_BEFORE and self.before_it else self.teacher
+        return self.mixture.loss(part, indices, student_LND, teacher.targets, head, self.recipe)
 
     def clip(self) -> torch.Tensor:
         """The length of the gradient, which is clipped."""

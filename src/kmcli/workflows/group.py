@@ -207,19 +207,20 @@ class Group:
                     "Choose a larger base with --model (see km models).",
                 )
         texts = {chunk.sha256: chunk.text for chunk in chunks}
+        kept: list[Sample] = []
         if task.redline:
             task.asked = redline.questions(house, document, task.redline, samples, recipe, task.base)
-            samples, recipe = redline.narrowed(task.redline, samples, texts, recipe, document)
+            samples, kept, recipe = redline.narrowed(task.redline, samples, texts, recipe, document)
         text = join_pages(house.library.text(document))
         other = compute_predictions(house, self._loader, reads, recipe, samples, texts, text, workspace)
         out = house.library.staging(document)
-        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start)
+        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept)
 
     def _commit_update(self, loaded: Loaded, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         """Keep, with the module, what it answers differently from the one that it replaces."""
         assert task.redline is not None
         started = time.monotonic()
-        redline.keep_differences(loaded, task.asked, task.redline.module.path, job.out)
+        redline.keep_differences(loaded, task.asked, task.redline, job.out)
         metrics["update"] = redline.as_metrics(task.redline)
         task.seconds += time.monotonic() - started
         self._commit(task, job, metrics)

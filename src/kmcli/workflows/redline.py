@@ -11,6 +11,7 @@ from typing import Any
 
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, NotFoundError
+from kmcli.library.exams import Exam
 from kmcli.metrics import normalise
 from kmcli.objectives.views import Reads
 from kmcli.synthesis.judge import good_enough
@@ -23,8 +24,6 @@ CHANGES = "changes.json"
 """In a module's folder: what it answers differently from the one before it."""
 MOST = 0.5
 """Share of the chunks that may have changed: beyond it training begins from nothing."""
-KEPT = 3.0
-"""How often a sample of what stands unchanged is read, for each time that one of what has changed is."""
 LEAST_STEPS = 16
 RATE = 0.33
 """Of the recipe's learning rate."""
@@ -56,13 +55,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """changed: chunks of `chunks`. asked: questions put to both modules."""
+    """changed: chunks of `chunks`. asked: questions put to both modules. known: by the new module's exam, how many facts it
+    knows of how many: of the chunks that changed, and of the others; None where there was no exam."""
 
     document: Document
     changed: int
     chunks: int
     asked: int
     differences: tuple[Difference, ...]
+    known: tuple[tuple[int, int], tuple[int, int]] | None
 
 
 def begins_from(house: House, document: Document, wanted: Recipe, given: bool) -> KnowledgeModule | None:
@@ -102,24 +103,28 @@ def compare(house: House, document: Document, reads: Reads, module: KnowledgeMod
 
 def narrowed(
     redline: Redline, samples: Sequence[Sample], chunks: Mapping[str, str], recipe: Recipe, document: Document
-) -> tuple[list[Sample], Recipe]:
-    """The samples to train on, and the recipe with as many steps as the share of what has changed asks for.
+) -> tuple[list[Sample], list[Sample], Recipe]:
+    """The samples to train on, those to be answered as before, and the recipe, with as many steps as it would have on the
+    former alone.
 
     Raises as `good_enough` does.
     """
     every = good_enough(samples, chunks, replace(recipe, tasks=study_tasks(recipe)), silent)
     new = [sample for sample in every if sample.chunk_sha256 in redline.changed]
     kept = _shuffled([sample for sample in every if sample.chunk_sha256 not in redline.changed], recipe.seed)
-    full = recipe.steps or math.ceil(recipe.epochs * len(every) / recipe.batch)
-    steps = min(full, max(LEAST_STEPS, math.ceil((1 + KEPT) * full * len(new) / max(1, len(every)))))
-    # As much of the text as these steps can read, and each time what has changed: a few kept samples, read again and
-    # again, would be learnt at the cost of all others.
-    kept = kept[: math.ceil(steps * recipe.batch * KEPT / (1 + KEPT))]
-    again = max(1, round(len(kept) / KEPT / len(new))) if new else 0
-    learning_rate = RATE * recipe.learning_rate
+    epochs = recipe.steps * recipe.batch / max(1, len(every)) if recipe.steps else recipe.epochs
+    full = recipe.steps or math.ceil(epochs * len(every) / recipe.batch)
+    steps = min(full, max(LEAST_STEPS, math.ceil(epochs * math.ceil(len(new) / recipe.batch))))
     # the few held-out samples of so short a training cannot decide where it ends
-    short = replace(recipe, steps=steps, init=document.name, early_stopping=False, learning_rate=learning_rate)
-    return new * again + kept, short
+    short = replace(
+        recipe,
+        steps=steps,
+        init=document.name,
+        init_revision=redline.module.id,
+        early_stopping=False,
+        learning_rate=RATE * recipe.learning_rate,
+    )
+    return new or kept, kept if new else [], short
 
 
 def questions(
@@ -142,14 +147,14 @@ def questions(
     return found
 
 
-def keep_differences(loaded: Loaded, asked: Mapping[str, bool], old: Path, new: Path) -> None:
-    """Leave in a new module's folder what it answers differently from the one in the old folder, as `changes` reads it."""
+def keep_differences(loaded: Loaded, asked: Mapping[str, bool], redline: Redline, new: Path) -> None:
+    """Leave in a new module's folder what it answers differently from the one before it, as `changes` reads it."""
     from kmcli.adapters import lora
     from kmcli.engines.hf import HfEngine
     from kmcli.evaluation.methods import answer_all
 
     said: list[list[str]] = []
-    for folder in (old, new):
+    for folder in (redline.module.path, new):
         model = lora.load(loaded, folder)
         try:
             put = [Question(question, ()) for question in asked]
@@ -162,8 +167,8 @@ def keep_differences(loaded: Loaded, asked: Mapping[str, bool], old: Path, new: 
         for (question, changed), before, now in zip(asked.items(), *said, strict=True)
         if normalise(before) != normalise(now)
     ]
-    kept = json.dumps({"asked": len(asked), "differences": found}, indent=2, ensure_ascii=False)
-    (new / CHANGES).write_text(kept + "\n", "utf-8")
+    kept = {"asked": len(asked), "changed": sorted(redline.changed), "differences": found}
+    (new / CHANGES).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def as_metrics(redline: Redline) -> dict[str, Any]:
@@ -183,12 +188,22 @@ def changes(house: House, name: str) -> Changes:
         update = module.metrics["update"]
         found = json.loads((module.path / CHANGES).read_text("utf-8"))
         rows = tuple(Difference(**row) for row in found["differences"])
-        return Changes(document, int(update["changed"]), int(update["chunks"]), int(found["asked"]), rows)
+        known = _known(house.library.exams.of(module), set(found["changed"]))
+        return Changes(document, int(update["changed"]), int(update["chunks"]), int(found["asked"]), rows, known)
     except (OSError, ValueError, TypeError, KeyError):
         raise NotFoundError(
             f"there is nothing to compare the Knowledge Module of {document.name} with.",
             "Changes are kept where km train goes on from a module whose document has changed.",
         ) from None
+
+
+def _known(exam: Exam | None, changed: set[str]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    if exam is None:
+        return None
+    new = [one for one in exam.passages if one.chunk_sha256 in changed]
+    old = [one for one in exam.passages if one.chunk_sha256 not in changed]
+    first, second = ((sum(one.known for one in some), sum(len(one.facts) for one in some)) for some in (new, old))
+    return first, second
 
 
 def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
