@@ -105,20 +105,21 @@ def change(
     """The document with other values for some facts, and the new fact, with the questions that the base can read, for each
     old one."""
     r = random.Random(f"change {seed} {made.name}")
-    sections, changed = list(made.sections), dict[world.Fact, world.Fact]()
-    for fact, place in r.sample(made.facts, len(made.facts)):
-        if len(changed) == count:
-            break
-        if made.text.count(fact.value) != 1:
-            continue  # which of them is meant would not be known
+    # which of several equal values is meant would not be known
+    some = [(fact, place) for fact, place in made.facts if made.text.count(fact.value) == 1]
+    tried = []
+    for fact, place in r.sample(some, min(len(some), 8 * count)):
         new = fact
         while normalise(new.value) in normalise(made.text) or not new.asked:
             new = world._fact(fact.kind, fact.key, fact.subject, r, True)
-        section = sections[place].replace(fact.value, new.value)
-        there = readable(loaded, Generated("", [section], [(new, 0)])).facts
-        if there:
-            sections[place] = section
-            changed[fact] = there[0][0]
+        tried.append((fact, place, new))
+    alone = [made.sections[place].replace(fact.value, new.value) for fact, place, new in tried]
+    read = readable(loaded, Generated("", alone, [(new, number) for number, (*_, new) in enumerate(tried)]))
+    sections, changed = list(made.sections), dict[world.Fact, world.Fact]()
+    for new, number in read.facts[:count]:
+        fact, place, _ = tried[number]
+        sections[place] = sections[place].replace(fact.value, new.value)
+        changed[fact] = new
     facts = [(changed.get(fact, fact), place) for fact, place in made.facts]
     return Generated(made.name, sections, facts), changed
 

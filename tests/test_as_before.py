@@ -80,7 +80,7 @@ def test_what_is_kept_stays_while_something_else_is_learnt(tiny: Loaded, old: Pa
         float(divergence(before, predictions(tiny, tmp_path / name / "out", STANDS), "forward"))
         for name in ("held", "free")
     ]
-    assert moved[0] < 0.5 * moved[1], moved
+    assert moved[0] < 0.7 * moved[1], moved
     assert held["training_samples"] == len(CHANGED) + len(STANDS)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from cli_cases import Km
 from kmcli.library import Library
 from kmcli.training import Job
-from kmcli.types import KnowledgeModule, Recipe, Sample, silent
+from kmcli.types import Chunk, KnowledgeModule, Recipe, Sample, silent
 from kmcli.workflows import group, redline
 from kmcli.workflows.house import open_house
 from kmcli.workflows.redline import Redline, narrowed
@@ -72,6 +72,12 @@ def module(home: Path) -> KnowledgeModule:
     return found
 
 
+def cut(home: Path) -> list[Chunk]:
+    found = module(home)
+    with Library.open(home) as library:
+        return library.cut(found)
+
+
 def test_only_what_changed_is_studied_from_the_module_there_is(
     km: Km, notes: Path, km_home: Path, jobs: list[Job]
 ) -> None:
@@ -90,10 +96,10 @@ def test_only_what_changed_is_studied_from_the_module_there_is(
     with Library.open(km_home) as library:
         new = library.cut(after)
     (fresh,) = {chunk.sha256 for chunk in new} - {chunk.sha256 for chunk in old}
+    (gone,) = {chunk.sha256 for chunk in old} - {chunk.sha256 for chunk in new}
     assert set(written(km_home)[len(units) :]) == {fresh}
     (job,) = jobs
-    assert {sample.chunk_sha256 for sample in job.samples} == {fresh}
-    assert {sample.chunk_sha256 for sample in job.kept} == {chunk.sha256 for chunk in new} - {fresh}
+    assert gone not in {sample.chunk_sha256 for sample in (*job.samples, *job.kept)}
     assert job.start is not None
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
     assert job.start["model.layers.0.mlp.up_proj"][0].equal(weights[key])
@@ -170,7 +176,10 @@ def test_an_update_that_is_interrupted_goes_on_as_one(
     assert is_sound(km)
 
 
-def test_what_changed_in_the_answers_is_kept_and_shown(km: Km, trained_home: Path, tmp_path: Path) -> None:
+def test_what_changed_in_the_answers_is_kept_and_shown(
+    km: Km, trained_home: Path, tmp_path: Path, jobs: list[Job]
+) -> None:
+    old = {chunk.sha256 for chunk in cut(trained_home)}
     run = km("show", "notes", "--changes")
     assert (run.code, sentences(run.err)) == (
         3,
@@ -185,6 +194,10 @@ def test_what_changed_in_the_answers_is_kept_and_shown(km: Km, trained_home: Pat
     assert run.code == 0
     assert run.err.endswith("\nnotes has changed: its Knowledge Module is stale until km train notes.\n")
     assert km("train", "notes").code == 0
+    (job,) = jobs
+    assert {sample.chunk_sha256 for sample in job.samples} == {chunk.sha256 for chunk in cut(trained_home)} - old
+    assert {sample.chunk_sha256 for sample in job.kept} <= old
+    assert len(job.kept) > len(job.samples) > 0
     found = km("show", "notes", "--changes", "--json").envelope["data"]
     assert found["changed"] == 1
     assert found["asked"] >= len(found["differences"]) > 0
@@ -216,7 +229,7 @@ def test_an_update_is_examined_whole_and_may_go_without(km: Km, notes: Path, km_
     assert (new[0] + old[0], new[1] + old[1]) == (exam.head.known, exam.head.asked)
     assert f" of {exam.head.asked - new[1]} fact" in km("show", "notes", "--changes").out
     change(km, notes, NEW, OLD)
-    assert km("train", "notes", *examined, "--no-exam").code == 0
+    assert km("train", "notes", *examined, "--set", "exam=no").code == 0
     last = module(km_home)
     assert (last.metrics["update"]["from"], last.recipe.exam) == (after.id, False)
     with Library.open(km_home) as library:
@@ -304,11 +317,12 @@ def test_what_changed_is_taught_and_the_rest_is_to_stay(
     assert {sample.chunk_sha256 for sample in new} == {"new"}
     assert {sample.id for sample in kept} == {sample.id for sample in every if sample.chunk_sha256.startswith("kept")}
     assert short.steps == 60  # 20 times three batches
-    assert replace(
-        short, steps=0, init="", init_revision="", early_stopping=True, learning_rate=recipe.learning_rate
-    ) == (recipe)
+    assert (
+        replace(short, steps=0, init="", init_revision="", early_stopping=True, hidden_weight=1.0, learning_rate=1e-3)
+        == recipe
+    )
     assert short.init_revision == "m"
     none = Redline(old, frozenset(), frozenset(["gone"]), 31)
     some, others, short = narrowed(none, every, texts, recipe, document)
-    assert (len(some), others, short.steps) == (1200, [], redline.LEAST_STEPS)
+    assert (len(some), others, short.steps) == (1240, [], redline.LEAST_STEPS)
     assert narrowed(change, every, texts, replace(recipe, steps=3), document)[2].steps == 3

@@ -31,7 +31,8 @@ WINDOW_CHUNKS = 2
 """A window's tokens, in chunks: the context that a chunk is, and as much again to predict."""
 KEPT_BATCHES = 2
 """Of samples that are to be answered as before, in each step, as multiples of the recipe's batch."""
-KEPT_WEIGHT = 1.0
+KEPT_WEIGHT = 30.0
+"""Of these: what changed is a few samples, which a mean over them makes loud, and these speak for all others."""
 
 _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 

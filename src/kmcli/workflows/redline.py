@@ -122,6 +122,7 @@ def narrowed(
         init=document.name,
         init_revision=redline.module.id,
         early_stopping=False,
+        hidden_weight=0.0,  # a distance that never ends would go on moving what stands after the new is known
         learning_rate=RATE * recipe.learning_rate,
     )
     return new or kept, kept if new else [], short
