@@ -91,7 +91,7 @@ def test_only_what_changed_is_studied_from_the_module_there_is(
     change(km, notes)
     run = km("train", "notes")
     assert run.code == 0
-    assert f"notes: 1 of {len(old)} chunks changed: only these are studied anew, " in run.err
+    assert f"notes: 1 of {len(old)} chunks changed: only these are studied, " in run.err
     after = module(km_home)
     with Library.open(km_home) as library:
         new = library.cut(after)
@@ -152,7 +152,7 @@ def test_restart_and_another_recipe_study_all_of_it(km: Km, notes: Path, km_home
 def test_a_text_that_is_quite_another_is_studied_anew(km: Km, notes: Path, km_home: Path, jobs: list[Job]) -> None:
     change(km, notes, NOTES, PERMITS.replace("$75", "$90"))
     run = km("train", "notes")
-    assert (run.code, "notes: 1 of 1 chunks changed: all of it is studied anew\n" in run.err) == (0, True)
+    assert (run.code, "notes: 1 of 1 chunks changed, so all of it is studied anew\n" in run.err) == (0, True)
     assert jobs[0].start is None
     assert "update" not in module(km_home).metrics
 

@@ -211,17 +211,19 @@ def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
             else f"{recipe.objective}, {recipe.adapter} of rank {recipe.rank}, learning rate {recipe.learning_rate:g}",
         ),
         ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
-        ("went on", _went_on(metrics.get("update"))),
+        ("update", _update(metrics.get("update"))),
         ("held-out loss", "" if held_out is None else render.number(held_out)),
         ("size", render.size(size)),
         ("folder", str(module.path)),
     ]
 
 
-def _went_on(update: Any) -> str:
+def _update(update: Any) -> str:
     if not update:
         return ""
-    return f"from the one before it: {update['changed']:,} of {update['chunks']:,} chunks had changed (--changes)"
+    return (
+        f"of the one before: {update['changed']:,} of {render.count(update['chunks'], 'chunk')} had changed (--changes)"
+    )
 
 
 def document_data(document: Document) -> dict[str, Any]:

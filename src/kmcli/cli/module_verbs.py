@@ -152,9 +152,19 @@ def _tell_trained(screen: Screen, trained: Trained) -> None:
             *curve.facts(trained.module.metrics),
             ("time", render.duration(trained.seconds)),
             ("exam", exam.sentence(trained.exam)),
+            ("update", _update(trained)),
         ],
         indent="  ",
     )
+
+
+def _update(trained: Trained) -> str:
+    """What a training on top of another module changed; "" where it began from nothing."""
+    update = trained.module.metrics.get("update")
+    if not update:
+        return ""
+    changed = f"{update['changed']:,} of {render.count(update['chunks'], 'chunk')}"
+    return f"{changed} had changed; what is answered differently: km show {trained.document.name} --changes"
 
 
 def study_material(written: int, kept: int, samples: int) -> str:

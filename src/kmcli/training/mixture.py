@@ -32,7 +32,7 @@ WINDOW_CHUNKS = 2
 KEPT_BATCHES = 2
 """Of samples that are to be answered as before, in each step, as multiples of the recipe's batch."""
 KEPT_WEIGHT = 30.0
-"""Of these: what changed is a few samples, which a mean over them makes loud, and these speak for all others."""
+"""Of these, at most: a mean over the few samples of what changed is loud, and these speak for many times as many."""
 
 _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
@@ -194,10 +194,11 @@ def mix(
         batch = max(1, round(share * recipe.batch))
         parts.append(Part(name, weight, objective, range(start, middle), range(middle, len(views)), batch))
     if kept:
-        start = len(views)
+        start, others = len(views), sum(len(part.training) for part in parts)
         views += [AS_BEFORE.view(one, chunks[one.chunk_sha256], loaded, None) for one in split(kept, recipe)[0]]
+        weight = min(KEPT_WEIGHT, (len(views) - start) / others)
         batch = KEPT_BATCHES * recipe.batch
-        parts.append(Part("kept", KEPT_WEIGHT, AS_BEFORE, range(start, len(views)), range(0), batch))
+        parts.append(Part("kept", weight, AS_BEFORE, range(start, len(views)), range(0), batch))
     return Mixture(views, tuple(parts))
 
 

@@ -67,8 +67,8 @@ class Predictions:
         rows = {i: row_of(self.views[i]) for i in todo}
         total = len({key for key in self.keys if key is not None})
         done = total - len(todo)
-        who = teacher.base.name if adapted is None else "the Knowledge Module there is"
-        report(Event("teacher", f"reading the document as {who}", done, total))
+        what = f"reading the document as {teacher.base.name}" if adapted is None else "noting what it answers so far"
+        report(Event("teacher", what, done, total))
         if todo:
             check_head(model, teacher, rows[todo[0]])
 

@@ -94,9 +94,9 @@ def compare(house: House, document: Document, reads: Reads, module: KnowledgeMod
     found = Redline(module, frozenset(now - before), frozenset(before - now), len(now))
     said = f"{document.name}: {len(found.changed):,} of {found.chunks:,} chunks changed"
     if not now or len(found.changed) > MOST * len(now):
-        house.report(Event("train", f"{said}: all of it is studied anew"))
+        house.report(Event("train", f"{said}, so all of it is studied anew"))
         return None
-    how = "only these are studied anew, from the Knowledge Module there is; from nothing: --restart"
+    how = "only these are studied, on top of what its Knowledge Module knows (all of it: --restart)"
     house.report(Event("train", f"{said}: {how}"))
     return found
 
