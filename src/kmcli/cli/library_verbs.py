@@ -26,8 +26,7 @@ Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only docu
 
 @verb(
     GROUP,
-    "km add report.pdf",
-    "km add papers/ --tag thesis",
+    "km add report.pdf papers/ --tag thesis",
     "km add --update report report-2027.pdf",
     "pdftotext book.pdf - | km add - --name book",
 )
