@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 from dataclasses import replace
@@ -20,6 +21,7 @@ from kmcli.objectives.losses import divergence
 from kmcli.objectives.views import unaided
 from kmcli.training import Job, train_together
 from kmcli.training.forward import logits, scored_states
+from kmcli.training.mixture import mix
 from kmcli.types import Event, Reporter, Sample, silent
 from training_cases import CHUNKS, RECIPE, one_thread, same, sample, samples, tiny
 
@@ -97,3 +99,11 @@ def test_stopped_it_goes_on_alike_also_where_what_it_was_is_lost(tiny: Loaded, o
     resumed = trained(tiny, again, CHANGED, tuple(STANDS), begin=old)
     assert [point["loss"] for point in resumed["curve"]] == [point["loss"] for point in whole["curve"]]
     assert same(*(load_file(tmp_path / name / "out" / lora.WEIGHTS) for name in ("again", "whole")))
+
+
+def test_a_helping_process_knows_what_is_to_stay(tiny: Loaded) -> None:
+    mixture = mix(tiny, CHANGED, CHUNKS, "", GOING_ON, silent, kept=STANDS)
+    (kept,) = (part for part in mixture.parts if part.name == "kept")
+    assert (mixture.as_before, kept.weight) == (range(3, 15), 4.0)
+    assert pickle.loads(pickle.dumps(mixture)).as_before == mixture.as_before
+    assert len(mix(tiny, CHANGED, CHUNKS, "", GOING_ON, silent).as_before) == 0

@@ -129,7 +129,7 @@ class Student:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A part's loss on some of its views, by the student's states, and its terms by name."""
         head = partial(logits, self.model)
-        teacher = self.before_it if part.objective is AS_BEFORE and self.before_it else self.teacher
+        teacher = self.before_it if part.objective == AS_BEFORE and self.before_it else self.teacher
         return self.mixture.loss(part, indices, student_LND, teacher.targets, head, self.recipe)
 
     def clip(self) -> torch.Tensor:

@@ -67,7 +67,7 @@ class Mixture:
     @property
     def as_before(self) -> range:
         """The views whose teacher is the adapter that training begins with; they come last."""
-        return next((part.training for part in self.parts if part.objective is AS_BEFORE), range(len(self.views), 0))
+        return next((part.training for part in self.parts if part.objective == AS_BEFORE), range(len(self.views), 0))
 
     def loss(
         self,
