@@ -47,6 +47,7 @@ _km() {
     "add --name") :; return ;;
     "add --tag") _km_listed tag; return ;;
     "add --column") :; return ;;
+    "add --update") :; return ;;
     "add --model") :; return ;;
     "ls --tag") _km_listed tag; return ;;
     "tag --add") _km_listed tag; return ;;
@@ -168,14 +169,14 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
       "$verb -"?* | "$verb @") ;;
       *) place=$((place + 1)) ;;
     esac
   done
   case "$verb" in
     add)
-      case "$cur" in -*) _km_words --name --tag --column --model --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --name --tag --column --update --model --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_files ;;
       esac
@@ -184,7 +185,7 @@ _km() {
       case "$cur" in -*) _km_words --tag --all --json -q --quiet -h --help; return ;; esac
       ;;
     show)
-      case "$cur" in -*) _km_words --curve --exam --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --curve --exam --changes --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_listed name ;;
       esac

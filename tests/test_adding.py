@@ -185,7 +185,7 @@ def test_where_writing_together_fails_each_says_why(km_home: Path, monkeypatch: 
     monkeypatch.setattr(Library, "add", refuse)
     monkeypatch.setattr(Library, "add_new", none)
     with open_house({}, silent) as house:
-        intake = adding.Intake(house, None, [])
+        intake = adding.Intake(house, None, [], None)
         for one in many("a", "b", "c"):
             intake.take(one.source, one)
         intake.flush()

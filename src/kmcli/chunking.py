@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kmcli.errors import UsageError
@@ -17,6 +17,8 @@ _GAP = re.compile(rf"(?<!\s)\s*{PAGE_BREAK}\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENDS = ".!?:…\"'”’»)]。！？"
 _BULLETS = "-*•–—|#>"
+_SPACELESS = "\u2e80"
+"""From here on stand Chinese and Japanese, whose words and sentences have no space between them."""
 
 
 def chunk(text: str, size: int, overlap: float, count: Callable[[str], int]) -> list[Chunk]:
@@ -26,6 +28,43 @@ def chunk(text: str, size: int, overlap: float, count: Callable[[str], int]) -> 
     taken out as in `join_pages`. Together the chunks hold every character but white space. A chunk is larger than
     `size` only where a single character is. Raises UsageError for a size or overlap out of range.
     """
+    flow, *pages = _flow(text)
+    return _described(text, _cut(flow, size, overlap, count), pages, count)
+
+
+def rechunk(text: str, size: int, overlap: float, count: Callable[[str], int], before: Sequence[str]) -> list[Chunk]:
+    """As `chunk`, but what stands unchanged of an older text's chunks stays a chunk, so that a change moves no border but
+    its neighbours'.
+
+    before: the older chunks, in their order, of the same size and overlap. What is smaller than a quarter of a chunk
+    joins a chunk beside it: a sentence alone does not say what it is about.
+    """
+    flow, *pages = _flow(text)
+    pieces = _standing(flow, before, overlap > 0)
+    found: list[tuple[int, str]] = []
+    at = 0  # up to where the text is in a chunk
+    for start, piece in [*pieces, (len(flow), "")]:
+        if gap := flow[at:start].strip():
+            left, right = at, start
+            if count(gap) * 4 < size and found:
+                left = found.pop()[0]
+            elif count(gap) * 4 < size and piece:
+                right = start + len(piece)
+            elif overlap and found:
+                left = _sentence(flow, found[-1][0], at, int(size * overlap), count)
+            cut = _cut(flow[left:right], size, overlap, count)
+            found += [(left + place, one) for place, one in cut]
+            if right > start:
+                at = right
+                continue
+        if piece:
+            found.append((start, piece))
+        at = max(at, start + len(piece))
+    return _described(text, found, pages, count)
+
+
+def _cut(flow: str, size: int, overlap: float, count: Callable[[str], int]) -> list[tuple[int, str]]:
+    """Pieces of a joined text, and where they begin in it. Raises UsageError for a size or overlap out of range."""
     if size < 1:
         raise UsageError(f"a chunk of {size} tokens holds nothing.", "Give a chunk size of at least 1 token.")
     if not 0 <= overlap < 1:
@@ -34,15 +73,64 @@ def chunk(text: str, size: int, overlap: float, count: Callable[[str], int]) -> 
         )
     from semantic_text_splitter import TextSplitter
 
-    flow, here, there = _flow(text)
+    return TextSplitter.from_callback(count, size, overlap=int(size * overlap)).chunk_indices(flow)
+
+
+def _described(
+    text: str, pieces: Iterable[tuple[int, str]], pages: Sequence[list[int]], count: Callable[[str], int]
+) -> list[Chunk]:
+    """Chunks of pieces of the joined text. pages: offsets as `_flow` gives them."""
     breaks = _breaks(text)
-    splitter = TextSplitter.from_callback(count, size, overlap=int(size * overlap))
     chunks: list[Chunk] = []
-    for at, piece in splitter.chunk_indices(flow):
-        start = _source(at, here, there)
-        pages = _pages(start, _source(at + len(piece) - 1, here, there), breaks)
-        chunks.append(Chunk(len(chunks), piece, count(piece), start, *(pages or (None, None))))
+    for at, piece in pieces:
+        start = _source(at, *pages)
+        on = _pages(start, _source(at + len(piece) - 1, *pages), breaks)
+        chunks.append(Chunk(len(chunks), piece, count(piece), start, *(on or (None, None))))
     return chunks
+
+
+def _standing(flow: str, pieces: Sequence[str], overlapping: bool) -> list[tuple[int, str]]:
+    """Where pieces stand in a joined text, by place; wherever they stood before. Of pieces that would share text the first
+    is taken, unless they may overlap: then none is within another."""
+    places: list[tuple[int, str]] = []
+    after = 0
+    for piece in filter(None, pieces):
+        at = _find(flow, piece, after)
+        if at < 0:
+            at = _find(flow, piece, 0)
+        if at >= 0:
+            places.append((at, piece))
+            after = at + 1 if overlapping else at + len(piece)
+    found: list[tuple[int, str]] = []
+    last = end = 0
+    for at, piece in sorted(places, key=lambda place: (place[0], -len(place[1]))):
+        apart = at > last or not found if overlapping else at >= end
+        if apart and at + len(piece) > end:
+            found.append((at, piece))
+            last, end = at, at + len(piece)
+    return found
+
+
+def _find(flow: str, piece: str, start: int) -> int:
+    """As `str.find`, but not within a word or number: the price of $18 does not stand in $185, nor $18. in $18.50"""
+    while (at := flow.find(piece, start)) >= 0:
+        if not (_joined(flow, at) or _joined(flow, at + len(piece))):
+            return at
+        start = at + 1
+    return -1
+
+
+def _joined(flow: str, at: int) -> bool:
+    """Whether what stands on both sides of a place belongs together, as far as scripts with spaces go."""
+    around = flow[max(0, at - 1) : at + 1]
+    return 0 < at < len(flow) and not any(one.isspace() or one >= _SPACELESS for one in around)
+
+
+def _sentence(flow: str, start: int, end: int, size: int, count: Callable[[str], int]) -> int:
+    """Where the first sentence within a stretch begins from which on it has at most so many tokens; its end where none
+    does."""
+    begins = (found.end() for found in re.finditer(r"[.!?]\s+", flow[start:end]))
+    return next((start + at for at in begins if count(flow[start + at : end]) <= size), end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kmcli.cli import render
 from kmcli.cli.app import opened
 from kmcli.cli.failures import batch_exit_code
-from kmcli.cli.library_verbs import NAMED
 from kmcli.cli.screen import Screen, columns
+from kmcli.cli.shelf_verbs import NAMED
 from kmcli.errors import NotFoundError, PartlyDone, UsageError
 
 if TYPE_CHECKING:

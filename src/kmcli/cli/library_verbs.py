@@ -1,4 +1,4 @@
-"""add, ls, show, tag, mv, rm: the library."""
+"""add, ls, show: the library."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only docu
 PAGE = 50
 """Documents that `ls` shows unless it is asked for all."""
 
-NAMED = 8
-"""So many documents are named in a question; of more, the first ones."""
 
-
-@verb(GROUP, "km add report.pdf", "km add papers/ --tag thesis", "pdftotext book.pdf - | km add - --name book")
+@verb(
+    GROUP,
+    "km add report.pdf papers/ --tag thesis",
+    "km add --update report report-2027.pdf",
+    "pdftotext book.pdf - | km add - --name book",
+)
 def add(
     screen: Screen,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, URLs, or - for stdin.")],
@@ -38,18 +40,21 @@ def add(
     column: Annotated[
         str | None, typer.Option("--column", metavar="COLUMN", help="Where a line of JSONL has its text.")
     ] = None,
+    update: Annotated[
+        str | None, typer.Option("--update", metavar="NAME", help="The document whose text the one file is now.")
+    ] = None,
     model: Model = None,
 ) -> object:
     """Add documents: files, folders, URLs, or standard input.
 
     Reads PDF, DOCX, HTML, EPUB, Markdown, LaTeX and plain text. A JSONL file is a document a line, and so are those of a
     dataset on the Hugging Face hub, hf://datasets/OWNER/NAME. What is in the library already is skipped, a file that
-    has changed updates its document, and a bad file does not stop the others.
+    has changed updates its document (--update NAME: also from another place), and a bad file does not stop the others.
     """
     from kmcli.workflows import documents
 
     with opened(screen, model=model) as house:
-        report = documents.add(house, sources, name, tag or (), column)
+        report = documents.add(house, sources, name, tag or (), column, update)
     screen.table([[added.action, *_described(added.document)] for added in report.added], right=(3, 4), flex=1)
     screen.exit_code = batch_exit_code(screen, report.failed, finished=len(report.added))
     _tell_next(screen, report)
@@ -145,7 +150,7 @@ def _row(entry: Entry) -> list[str]:
     ]
 
 
-@verb(GROUP, "km show report", "km show report --curve", "km show report --exam")
+@verb(GROUP, "km show report", "km show report --exam", "km show report --changes")
 def show(
     screen: Screen,
     name: Name,
@@ -155,14 +160,20 @@ def show(
     exam: Annotated[
         bool, typer.Option("--exam", help="What its Knowledge Module knows of which page, by its exam, drawn.")
     ] = False,
+    changes: Annotated[
+        bool, typer.Option("--changes", help="What it answers differently since the document changed.")
+    ] = False,
 ) -> object:
     """Show one document and its Knowledge Module."""
+    from kmcli.cli.changes import show_changes
     from kmcli.cli.curve import show_curve
     from kmcli.workflows import documents
 
-    if curve and exam:
-        raise UsageError("--curve and --exam show two things.", "Ask for one of them.")
+    if curve + exam + changes > 1:
+        raise UsageError("--curve, --exam and --changes show different things.", "Ask for one of them.")
     with opened(screen) as house:
+        if changes:
+            return show_changes(screen, house, name)
         shown = documents.show(house, name, exam)
     if curve:
         return show_curve(screen, shown.entry)
@@ -208,94 +219,19 @@ def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
             else f"{recipe.objective}, {recipe.adapter} of rank {recipe.rank}, learning rate {recipe.learning_rate:g}",
         ),
         ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
+        ("update", _update(metrics.get("update"))),
         ("held-out loss", "" if held_out is None else render.number(held_out)),
         ("size", render.size(size)),
         ("folder", str(module.path)),
     ]
 
 
-@verb(GROUP, "km tag report handbook --add contracts", "km tag @contracts --add 2024 --remove draft", "km tag")
-def tag(
-    screen: Screen,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Documents, or @TAG for all with a tag.")
-    ] = None,
-    add: Annotated[list[str] | None, typer.Option("--add", metavar="TAG", help="Add a tag; may be repeated.")] = None,
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", metavar="TAG", help="Take a tag away; may be repeated.")
-    ] = None,
-) -> object:
-    """Add and remove tags; alone, list them.
-
-    Wherever several documents can be named, @TAG stands for all that have the tag.
-    """
-    from kmcli.workflows import documents
-
-    if not names and not add and not remove:
-        with opened(screen) as house:
-            counts = documents.tags(house)
-        if counts:
-            screen.table([[tag, render.count(number, "document")] for tag, number in counts.items()])
-        else:
-            screen.note("There are no tags. Next: km tag NAME --add TAG")
-        return counts
-    if not names or not (add or remove):
-        raise UsageError("say which documents, and what to do.", "For example: km tag report --add contracts")
-    with opened(screen) as house:
-        changed = documents.tag(house, names, add or (), remove or ())
-    screen.table([[document.name, ", ".join(document.tags) or "no tags"] for document in changed], flex=(1, 0))
-    return [document_data(document) for document in changed]
-
-
-@verb(GROUP, "km mv report annual-report")
-def mv(
-    screen: Screen,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The name it has.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The name it gets.")],
-) -> object:
-    """Rename a document."""
-    from kmcli.workflows import documents
-
-    with opened(screen) as house:
-        document = documents.mv(house, old, new)
-    screen.write(f"{old} is now {document.name}")
-    return document_data(document)
-
-
-@verb(GROUP, "km rm report", "km rm --yes draft-1 draft-2")
-def rm(
-    screen: Screen,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Documents, or @TAG for all with a tag.")],
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-) -> object:
-    """Remove documents and their Knowledge Modules.
-
-    Their study material goes too. The files that they were read from stay where they are.
-    """
-    from kmcli.workflows import documents
-
-    with opened(screen) as house:
-        if not yes:
-            entries = documents.entries(house, names)
-            if not _confirmed(screen, entries):
-                screen.note("Nothing was removed.")
-                return []
-            names = [entry.document.name for entry in entries]  # a tag may have been given to others meanwhile
-        removed = documents.rm(house, names)
-    for document in removed:
-        screen.write(f"removed {document.name}")
-    return [document_data(document) for document in removed]
-
-
-def _confirmed(screen: Screen, entries: list[Entry]) -> bool:
-    named = ", ".join(entry.document.name for entry in entries[:NAMED])
-    if len(entries) > NAMED:
-        named += f" and {render.count(len(entries) - NAMED, 'other document')}"
-    if not screen.interactive:
-        raise UsageError(f"nobody can be asked here whether to remove {named}.", "Add --yes.")
-    trained = sum(entry.module is not None for entry in entries)
-    what = f" and {render.count(trained, 'Knowledge Module')}" if trained else ""
-    return screen.confirm(f"Remove {named}{what}?")
+def _update(update: Any) -> str:
+    if not update:
+        return ""
+    return (
+        f"of the one before: {update['changed']:,} of {render.count(update['chunks'], 'chunk')} had changed (--changes)"
+    )
 
 
 def document_data(document: Document) -> dict[str, Any]:

@@ -72,7 +72,10 @@ def train(
         bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")
+        bool,
+        typer.Option(
+            "--restart", help="From nothing: drop what an interrupted training left, study all of a changed text."
+        ),
     ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what it would take, measured on a part that is thrown away.")
@@ -83,6 +86,7 @@ def train(
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
+    Where a document has changed, only what changed is studied, from the Knowledge Module there is (see km show --changes).
     Another objective is for experiments: lm and ddcd read the document itself and need no study material.
     Ctrl-C saves what is done; the same command goes on from there.
     """
@@ -148,9 +152,19 @@ def _tell_trained(screen: Screen, trained: Trained) -> None:
             *curve.facts(trained.module.metrics),
             ("time", render.duration(trained.seconds)),
             ("exam", exam.sentence(trained.exam)),
+            ("update", _update(trained)),
         ],
         indent="  ",
     )
+
+
+def _update(trained: Trained) -> str:
+    """What a training on top of another module changed; "" where it began from nothing."""
+    update = trained.module.metrics.get("update")
+    if not update:
+        return ""
+    changed = f"{update['changed']:,} of {render.count(update['chunks'], 'chunk')}"
+    return f"{changed} had changed; what is answered differently: km show {trained.document.name} --changes"
 
 
 def study_material(written: int, kept: int, samples: int) -> str:

@@ -25,7 +25,7 @@ from kmcli.library.extractors import Extractors
 from kmcli.library.layout import Layout, has_weights
 from kmcli.library.material import Material
 from kmcli.library.published import Published
-from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, State
+from kmcli.types import Chunk, Document, Ingested, KnowledgeModule, Recipe, State
 
 
 class Library(Material):
@@ -97,18 +97,25 @@ class Library(Material):
         """Whether a document is called so, whatever its case."""
         return self.catalogue.named(name) is not None
 
-    def add(self, ingested: Ingested, name: str | None = None, tags: Sequence[str] = ()) -> Added:
+    def add(
+        self, ingested: Ingested, name: str | None = None, tags: Sequence[str] = (), update: Document | None = None
+    ) -> Added:
         """Take a document in, or notice that it is here.
 
-        The same bytes are "unchanged" (only new tags are added), whatever they are called; where their copy here was
-        damaged it is written anew ("updated"). Other bytes from the same file or URL are "updated": id, name and study
-        material stay. Raises UsageError for a name or tag that is not allowed, or a name that is taken.
+        update: a document whose contents, and source, these become. Without one, the same bytes are "unchanged" (only new
+        tags are added), whatever they are called; where their copy here was damaged it is written anew ("updated"). Other
+        bytes from the same file or URL are "updated": id, name and study material stay. Raises UsageError for a name or tag
+        that is not allowed, a name that is taken, or an update by what is another document.
         """
         wanted = names.checked(name) if name is not None else None
         with ExitStack() as held, files.explained(self.home):
             with self._database.transaction():
                 same = self._database.document("sha256", ingested.sha256)
-                known = same or self._known(ingested)
+                known = self._known(ingested)
+                if update:
+                    if known and known.id != update.id:
+                        raise names.elsewhere(known.name, update.name)
+                    known = self.find(update.name)
                 if wanted:
                     self._refuse_taken(wanted, known)
                 changed = same is None or bool(contents.damage(self._layout, same))
@@ -118,6 +125,8 @@ class Library(Material):
                 if known and changed:
                     held.enter_context(self.lock(known, "add"))
                     document = contents.with_contents(known, ingested)
+                if update and ingested.source != "-":
+                    document = dataclasses.replace(document, source=ingested.source)
                 if changed:
                     contents.write(self._layout, document, ingested)
                 document = contents.with_tags(document, tags)
@@ -218,17 +227,22 @@ class Library(Material):
         return modules.state(self._layout, document, self._trained(document))
 
     def commit_module(
-        self, document: Document, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]
+        self,
+        document: Document,
+        folder: Path,
+        recipe: Recipe,
+        metrics: Mapping[str, Any],
+        cut: Sequence[Chunk] = (),
     ) -> KnowledgeModule:
         """Make the finished files in a staging folder the document's module, in place of the one before.
 
-        metrics: anything that JSON can hold. The module counts as trained on `document`'s text_sha256.
+        metrics: anything that JSON can hold. The module counts as trained on `document`'s text_sha256, in the chunks `cut`.
         Raises ValueError where the folder holds no weights in safetensors.
         """
         if not has_weights(folder):
             raise ValueError(f"{folder} holds no safetensors weights")
         with self.lock(document, "train"), files.explained(self.home):
-            modules.commit(self._layout, self._database, document, folder, recipe, metrics)
+            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut)
             files.delete(self._layout.workspace(document))
         module = self.module(document)
         assert module is not None
@@ -241,6 +255,10 @@ class Library(Material):
         """
         row = self._trained(document)
         return modules.as_value(self._layout, document, row) if row else None
+
+    def cut(self, module: KnowledgeModule) -> list[Chunk]:
+        """The chunks of the text that a module was trained on; [] where they are not known."""
+        return modules.chunks(module.path)
 
     def last_trained(self) -> Document | None:
         """The document whose module was committed last."""

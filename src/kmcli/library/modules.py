@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from kmcli.library import files
 from kmcli.library.contents import now
 from kmcli.library.database import Database
 from kmcli.library.layout import Layout, unfinished
-from kmcli.types import Document, KnowledgeModule, Recipe, State
+from kmcli.types import Chunk, Document, KnowledgeModule, Recipe, State
+
+CHUNKS = "chunks.json"
 
 
 def row_of(layout: Layout, database: Database, document: Document) -> sqlite3.Row | None:
@@ -53,10 +57,18 @@ def as_value(layout: Layout, document: Document, row: sqlite3.Row) -> KnowledgeM
 
 
 def commit(
-    layout: Layout, database: Database, document: Document, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]
+    layout: Layout,
+    database: Database,
+    document: Document,
+    folder: Path,
+    recipe: Recipe,
+    metrics: Mapping[str, Any],
+    cut: Sequence[Chunk],
 ) -> None:
     """Move a finished folder into place, record it, and only then delete the module that it replaces."""
     module_id, recipe_json, metrics_json = secrets.token_hex(8), _as_json(recipe.as_json()), _as_json(dict(metrics))
+    if cut:
+        files.write(folder / CHUNKS, json.dumps([dataclasses.asdict(chunk) for chunk in cut]).encode())
     files.write(folder / "recipe.json", recipe_json.encode())
     files.write(folder / "metrics.json", metrics_json.encode())
     files.seal(folder)
@@ -72,6 +84,13 @@ def commit(
         )
     for row in old:
         files.delete(layout.module(row["id"]))
+
+
+def chunks(folder: Path) -> list[Chunk]:
+    """How the text was cut that a module was trained on; [] where that is not known."""
+    with suppress(OSError, ValueError, TypeError):
+        return [Chunk(**one) for one in json.loads((folder / CHUNKS).read_text("utf-8"))]
+    return []
 
 
 def _as_json(value: Any) -> str:

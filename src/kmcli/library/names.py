@@ -66,6 +66,14 @@ def taken(name: str) -> UsageError:
     )
 
 
+def elsewhere(name: str, wanted: str) -> UsageError:
+    """For what is to become the contents of one document and is another one."""
+    return UsageError(
+        f"that is in the library already, as {name}.",
+        f"To make it the text of {wanted}, remove that one first: km rm {name}",
+    )
+
+
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 

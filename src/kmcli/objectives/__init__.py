@@ -33,6 +33,7 @@ from kmcli.objectives.views import (
     chunk_in_context,
     instruction_first,
     second_part,
+    unaided,
     whole_window,
 )
 from kmcli.objectives.windows import Window
@@ -78,3 +79,6 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "skd": OfSamples(chunk_in_context, distillation, renews=True),
     "keep": OfSamples(chunk_for_both, distillation, share=0.25),
 }
+AS_BEFORE = OfSamples(unaided, distillation)
+"""Of a training that goes on from a Knowledge Module, on what is to stay as it is: its teacher is that module. No recipe
+names it."""

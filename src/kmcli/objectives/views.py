@@ -30,6 +30,11 @@ def chunk_for_both(sample: Sample, chunk: str, loaded: Reads, other: Reads | Non
     return _both_answer(sample, _under(chunk, sample, other or loaded), _under(chunk, sample, loaded), loaded, other)
 
 
+def unaided(sample: Sample, chunk: str, loaded: Reads, other: Reads | None = None) -> View:
+    """Both read the prompt alone: the teacher is another Knowledge Module on the same base, which knows the document."""
+    return _both_answer(sample, sample.prompt, sample.prompt, loaded, None)
+
+
 def _under(chunk: str, sample: Sample, reads: Reads) -> str:
     return reads.base.prompts.under_text.format(text=chunk, question=sample.prompt)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class Job:
     name: of the document. workspace: where the checkpoint lives while training; one found there is continued. out: where the
     adapter is saved. text: the document's, without page breaks, for objectives that read windows of it. other: the teacher
     whose predictions are learnt, where it is not the base; `predict` has left them in the workspace. start: the weights to
-    begin with, where they are not fresh ones; a checkpoint outranks them.
+    begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Job:
     text: str = ""
     other: Reader | None = None
     start: Start | None = None
+    kept: Sequence[Sample] = ()
 
 
 Done = Callable[[Job, "dict[str, Any] | KmError"], None]
@@ -80,6 +82,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     """
     from kmcli.adapters import ADAPTERS, lora, start
     from kmcli.training import loop, many, mixture, targets
+    from kmcli.training.predictions import before
     from kmcli.training.team import Team
 
     model: Any = None
@@ -96,7 +99,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     try:
         for number, job in enumerate(jobs):
             try:
-                mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other)
+                mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other, job.kept)
                 kind, adapter = ADAPTERS[job.recipe.adapter], f"document{number}"
                 if model is None:
                     model = kind.build(loaded, job.recipe, adapter)
@@ -105,6 +108,9 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
                 if job.start is not None:
                     lora.activate(model, [adapter])
                     start.fill(lora.trainable(model), job.start)
+                if mix.as_before:
+                    with closing(before(loaded, mix, job.recipe, job.workspace)) as predictions:
+                        predictions.compute(loaded, report, model)
                 name = job.name if len(jobs) > 1 else ""
                 student = loop.Student(model, loaded, mix, job.recipe, job.workspace, report, adapter, name, budget)
                 students[student] = job
@@ -116,7 +122,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
         if team:
             team.close()
         for student in students:
-            student.teacher.close()
+            student.close()
         if model is not None:
             model.unload().eval()  # the base goes back to what it was: the next documents use it
 
@@ -136,8 +142,6 @@ def predict(
 
     load: of the teacher's weights, only where something is missing. Raises ResourceError where there is no room for it.
     """
-    from contextlib import closing
-
     from kmcli.training import mixture
     from kmcli.training.predictions import Predictions
 

@@ -194,7 +194,7 @@ def _measure(
 def _train(model: Any, loaded: Loaded, mixture: Mixture, recipe: Recipe, folder: Path, watch: Reporter) -> None:
     failed: list[KmError] = []
     student = loop.Student(model, loaded, mixture, recipe, folder, watch)
-    with closing(student.teacher):
+    with closing(student):
         many.run(
             model, loaded, [student], watch, lambda _, end: failed.extend([end] if isinstance(end, KmError) else [])
         )

@@ -36,7 +36,7 @@ def help_with(pipe: Connection) -> None:
     with kept_memory(), fast_layers(model, causal(model).get_output_embeddings()) as stacked:
         gradients = Gradients(model, loaded, stacked, work.tokens, False, pipe.send)
         gradients.mine = place.mine
-        with closing(gradients), closing(student.teacher):
+        with closing(gradients), closing(student):
             while True:
                 step: Step = pipe.recv()
                 student.progress.step = step.number

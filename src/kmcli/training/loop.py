@@ -17,12 +17,13 @@ import torch
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import KmError
+from kmcli.objectives import AS_BEFORE
 from kmcli.objectives.losses import kept_layers
 from kmcli.training import figures, targets
 from kmcli.training.checkpoint import bring_back, copy, restore, save
 from kmcli.training.forward import SHORT_OF_MEMORY, layers_of, logits, out_of_memory, scored_states, too_large
 from kmcli.training.mixture import Mixture, Part
-from kmcli.training.predictions import Predictions
+from kmcli.training.predictions import Predictions, before
 from kmcli.training.skd import Renewal
 from kmcli.training.summaries import Summaries, worth_it
 from kmcli.training.teacher import Teacher
@@ -72,22 +73,29 @@ class Student:
         self.before = self.progress.tokens, self.progress.seconds  # of earlier runs
         self.views = mixture.views  # some may be renewed: they are read anew at each step
         self.teacher: Teacher | Predictions
+        kept = mixture.as_before
+        self.before_it = before(loaded, mixture, recipe, folder) if kept else None
         if recipe.distil_from == "teacher":
-            self.teacher = Predictions(loaded, self.views, recipe, folder)
+            self.teacher = Predictions(loaded, self.views, recipe, folder, range(kept.start))
         else:
             self.teacher = Teacher(model, loaded, self.views, budget, folder, kept_layers(recipe, layers_of(model)))
         self.renewal = Renewal(model, loaded, mixture, self.teacher, recipe)
         self.taught: Callable[[Sequence[int]], Taught] = self.teacher.targets
         summed = not self.renewal.indices and worth_it(model, mixture, recipe, self.steps)
         if isinstance(self.teacher, Teacher) and summed:
-            self.taught = Summaries(model, self.teacher, self.views).targets
+            self.taught = Summaries(model, self.teacher, self.views[: kept.start]).targets
         self.diverged = False
         self.current: list[tuple[Part, list[int]]] = []
 
     def prepare(self) -> None:
         """Let the teacher read."""
-        self.teacher.precompute(self.report, later=self.renewal.indices)
+        self.teacher.precompute(self.report, later={*self.renewal.indices, *self.mixture.as_before})
         self.renewal.restore(self.progress.written)
+
+    def close(self) -> None:
+        for teacher in (self.teacher, self.before_it):
+            if teacher:
+                teacher.close()
 
     # --- a step ---
 
@@ -129,7 +137,8 @@ class Student:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A part's loss on some of its views, by the student's states, and its terms by name."""
         head = partial(logits, self.model)
-        return self.mixture.loss(part, indices, student_LND, self.taught, head, self.recipe)
+        taught = self.before_it.targets if part.objective == AS_BEFORE and self.before_it else self.taught
+        return self.mixture.loss(part, indices, student_LND, taught, head, self.recipe)
 
     def clip(self) -> torch.Tensor:
         """The length of the gradient, which is clipped."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from kmcli.bases import Loaded
 from kmcli.errors import KmError, UsageError, did_you_mean
-from kmcli.objectives import OBJECTIVES, Objective, OfSamples, OfWindows, windows
+from kmcli.objectives import AS_BEFORE, OBJECTIVES, Objective, OfSamples, OfWindows, windows
 from kmcli.objectives.losses import hidden_layers
 from kmcli.objectives.views import Reads, opening_size
 from kmcli.synthesis import plan
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 NAMES: dict[str, ObjectiveName] = {name: name for name in get_args(ObjectiveName)}
 WINDOW_CHUNKS = 2
 """A window's tokens, in chunks: the context that a chunk is, and as much again to predict."""
+KEPT_BATCHES = 2
+"""Of samples that are to be answered as before, in each step, as multiples of the recipe's batch."""
+KEPT_WEIGHT = 30.0
+"""Of these, at most: a mean over the few samples of what changed is loud, and these speak for many times as many."""
 
 _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
@@ -37,7 +41,7 @@ _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 class Part:
     """One objective of a mix. training, held_out: which of the mixture's views are its own. batch: how many a step takes."""
 
-    name: ObjectiveName
+    name: str
     weight: float
     objective: Objective
     training: range
@@ -59,6 +63,11 @@ class Mixture:
     @property
     def held_out(self) -> int:
         return sum(len(part.held_out) for part in self.parts)
+
+    @property
+    def as_before(self) -> range:
+        """The views whose teacher is the adapter that training begins with; they come last."""
+        return next((part.training for part in self.parts if part.objective == AS_BEFORE), range(len(self.views), 0))
 
     def loss(
         self,
@@ -143,11 +152,12 @@ def mix(
     recipe: Recipe,
     report: Reporter,
     other: Reads | None = None,
+    kept: Sequence[Sample] = (),
 ) -> Mixture:
     """The views of a recipe's objectives on a document; one that would score nothing is left out.
 
     chunks: texts by hash; of the samples those are taken that are `good_enough`. text: the document's, without page breaks.
-    other: the teacher, where it is not the base.
+    other: the teacher, where it is not the base. kept: samples that are to be answered as before.
     Raises KmError where an objective has nothing to train on, UsageError where the base has no such layers, or samples
     were not rated and should be.
     """
@@ -183,6 +193,12 @@ def mix(
         share = objective.share if isinstance(objective, OfSamples) else 1.0
         batch = max(1, round(share * recipe.batch))
         parts.append(Part(name, weight, objective, range(start, middle), range(middle, len(views)), batch))
+    if kept:
+        start, others = len(views), sum(len(part.training) for part in parts)
+        views += [AS_BEFORE.view(one, chunks[one.chunk_sha256], loaded, None) for one in split(kept, recipe)[0]]
+        weight = min(KEPT_WEIGHT, (len(views) - start) / others)
+        batch = KEPT_BATCHES * recipe.batch
+        parts.append(Part("kept", weight, AS_BEFORE, range(start, len(views)), range(0), batch))
     return Mixture(views, tuple(parts))
 
 

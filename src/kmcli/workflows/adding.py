@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 from kmcli.errors import KmError
 from kmcli.library import Added
-from kmcli.types import Event, Ingested
+from kmcli.types import Document, Event, Ingested
 from kmcli.workflows.house import Failure, House
 
 TOGETHER = 64
@@ -20,10 +20,11 @@ TOGETHER_BYTES = 32_000_000
 class Intake:
     """added, failed: what has become of what was taken in, when `flush` was called."""
 
-    def __init__(self, house: House, name: str | None, tags: Sequence[str]) -> None:
+    def __init__(self, house: House, name: str | None, tags: Sequence[str], update: Document | None) -> None:
         self._house = house
         self._name = name
         self._tags = tags
+        self._update = update
         self._waiting: list[tuple[str, Ingested]] = []
         self.added: list[Added] = []
         self.failed: list[Failure] = []
@@ -51,7 +52,7 @@ class Intake:
 
     def _one(self, ingested: Ingested) -> Added:
         name = self._name
-        added = self._house.library.add(ingested, name, self._tags)
+        added = self._house.library.add(ingested, name, self._tags, self._update)
         here = added.document.name
         if name is not None and added.action != "added" and here.casefold() != name.casefold():
             self._house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))

@@ -51,11 +51,14 @@ def add(
     name: str | None = None,
     tags: Sequence[str] = (),
     column: str | None = None,
+    update: str | None = None,
 ) -> AddReport:
     """Read each source into the library; a folder is each file in it, a JSONL file or a dataset of the hub each line of
-    it. What fails never stops the rest. column: where the text of a line stands."""
+    it. What fails never stops the rest. column: where the text of a line stands. update: the name of a document whose text
+    the one source becomes."""
     from kmcli import ingest  # not needed by the verbs that must be quick
 
+    old = None if update is None else house.library.find(update)
     tags = [names.tag(tag) for tag in tags]
     failed: list[Failure] = []
     files: list[str] = []
@@ -74,9 +77,14 @@ def add(
         raise UsageError(
             "--name names one document, and several were given.", "Add them without --name, or one by one."
         )
+    if old is not None and (name is not None or many or len(files) + len(failed) != 1):
+        raise UsageError(
+            "--update takes the one file that is the document's text now.",
+            f"For example: km add --update {old.name} FILE; its name changes with: km mv {old.name} NEW",
+        )
     if column is not None and not many:
         raise UsageError("--column is for JSONL files and datasets of the hub.", "Leave it out.")
-    intake = adding.Intake(house, name, tags)
+    intake = adding.Intake(house, name, tags, old)
     for source, found in adding.read(house, files, column):
         intake.take(source, found)
     intake.flush()

@@ -23,7 +23,7 @@ from kmcli.synthesis.judge import BEST
 from kmcli.training.estimate import TrainingEstimate, ask, estimate
 from kmcli.training.mixture import mix, study_tasks
 from kmcli.types import Chunk, Document, Event, Recipe, Sample, silent
-from kmcli.workflows import exam, imported
+from kmcli.workflows import exam, imported, redline
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
@@ -77,6 +77,9 @@ def estimate_train(
         if library.state(document) == "interrupted":
             goes_on = f"{document.name} has an unfinished training, which will go on"
             house.report(Event("note", f"{goes_on}: this is what it takes from the beginning"))
+        elif not again and redline.begins_from(house, document, recipe, options.given):
+            changed = f"{document.name} has changed, and only what changed will be studied"
+            house.report(Event("note", f"{changed}: this is what all of it takes"))
         return _estimated(house, document, loader, recipe)
 
     estimated, failed, interrupted = each(house, todo, "train", one)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from kmcli.errors import InterruptedRun, KmError, ResourceError
 from kmcli.library.exams import Head
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
-from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import exam, imported, starts
+from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample
+from kmcli.workflows import card, exam, imported, redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import Synthesised, write_missing
@@ -51,7 +51,8 @@ class Trained:
 class Task:
     """A document to train. seconds: what it has taken, the exam left out; writing_exam: what writing its questions took.
 
-    module: what is trained, and only to be examined.
+    module: what is trained, and only to be examined. update: the module to begin from, where only what has changed is to be
+    studied; redline: what that is. asked: what the old module and the new one are asked.
     """
 
     document: Document
@@ -59,7 +60,11 @@ class Task:
     recipe: Recipe
     resumed: bool
     module: KnowledgeModule | None = None
+    update: KnowledgeModule | None = None
+    redline: redline.Redline | None = None
     material: Synthesised | None = None
+    chunks: list[Chunk] = field(default_factory=list)
+    asked: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
     writing_exam: float = 0.0
 
@@ -95,10 +100,13 @@ class Group:
         if task.module:
             house.report(Event("exam", f"going on with the exam of {document.name}"))
         else:
-            _remember(house.library.workspace(document), recipe, document)
+            _remember(house.library.workspace(document), recipe, document, update=task.update)
             if task.resumed:
                 house.report(Event("train", f"going on with the unfinished training of {document.name}"))
             with self._refusing(task):
+                if task.update:
+                    reads = reader(task.base, self._loader.tokenizer(task.base))
+                    task.redline = redline.compare(house, document, reads, task.update)
                 tasks = study_tasks(recipe)
                 if tasks:
                     writer = self._writer_of(task)
@@ -150,6 +158,7 @@ class Group:
 
     def _train(self, loaded: Loaded, todo: dict[Job, Task]) -> None:
         started, count = time.monotonic(), len(todo)
+        updated: list[tuple[Task, Job, dict[str, Any]]] = []
 
         def done(job: Job, result: dict[str, Any] | KmError) -> None:
             task = todo.pop(job)
@@ -157,7 +166,10 @@ class Group:
             with self.failing(task.document), self._refusing(task):
                 if isinstance(result, KmError):
                     raise result
-                self._commit(task, job, result)
+                if task.redline:
+                    updated.append((task, job, result))  # for what it changes the base has to be free
+                else:
+                    self._commit(task, job, result)
 
         try:
             train_together(loaded, list(todo), self._house.report, done, self._processes)
@@ -167,17 +179,23 @@ class Group:
             for task in todo.values():
                 with self.failing(task.document), self._refusing(task):
                     raise error from None
+        finally:
+            for task, job, result in updated:
+                with self.failing(task.document), self._refusing(task):
+                    self._commit_update(loaded, task, job, result)
 
     def _job(self, task: Task) -> Job:
         house, document = self._house, task.document
         workspace = house.library.workspace(document)
         start = None
-        if task.recipe.init and not starts.outranked(workspace):
+        if task.redline:
+            start = starts.of_module(task.redline.module)
+        elif task.recipe.init and not starts.outranked(workspace):
             task.recipe, start = starts.begin(house, document, task.recipe)
             _remember(workspace, task.recipe, document)
         recipe = task.recipe
         reads = reader(task.base, self._loader.tokenizer(task.base))
-        chunks = house.study_chunks(document, reads, recipe)
+        task.chunks = chunks = house.study_chunks(document, reads, recipe)
         samples: list[Sample] = []
         if task.material:
             attached = imported.attach(house, document, reads, recipe, chunks)
@@ -189,10 +207,23 @@ class Group:
                     "Choose a larger base with --model (see km models).",
                 )
         texts = {chunk.sha256: chunk.text for chunk in chunks}
+        kept: list[Sample] = []
+        if task.redline:
+            task.asked = redline.questions(house, document, task.redline, samples, recipe, task.base)
+            samples, kept, recipe = redline.narrowed(task.redline, samples, texts, recipe, document)
         text = join_pages(house.library.text(document))
         other = compute_predictions(house, self._loader, reads, recipe, samples, texts, text, workspace)
         out = house.library.staging(document)
-        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start)
+        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept)
+
+    def _commit_update(self, loaded: Loaded, task: Task, job: Job, metrics: dict[str, Any]) -> None:
+        """Keep, with the module, what it answers differently from the one that it replaces."""
+        assert task.redline is not None
+        started = time.monotonic()
+        redline.keep_differences(loaded, task.asked, task.redline, job.out)
+        metrics["update"] = redline.as_metrics(task.redline)
+        task.seconds += time.monotonic() - started
+        self._commit(task, job, metrics)
 
     def _commit(self, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         document, material = task.document, task.material
@@ -200,9 +231,9 @@ class Group:
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)
-        (job.out / "card.md").write_text(_card(document, task.recipe, metrics), "utf-8")
+        (job.out / "card.md").write_text(card.written(document, task.recipe, metrics), "utf-8")
         library = self._house.library
-        module = library.commit_module(document, job.out, task.recipe, metrics)
+        module = library.commit_module(document, job.out, task.recipe, metrics, task.chunks)
         counts = (material.kept, material.written, material.samples) if material else (0, 0, 0)
         self.trained.append(Trained(document, module, task.resumed, task.seconds, *counts))
         if exam.wanted(task.recipe):
@@ -254,29 +285,16 @@ class Group:
         return self._writer
 
 
-def _remember(workspace: Path, recipe: Recipe, document: Document, module: KnowledgeModule | None = None) -> None:
-    """module: what is trained; only its exam is still to come."""
+def _remember(
+    workspace: Path,
+    recipe: Recipe,
+    document: Document,
+    module: KnowledgeModule | None = None,
+    update: KnowledgeModule | None = None,
+) -> None:
+    """module: what is trained; only its exam is still to come. update: what the training begins from, as in Task."""
     temporary = workspace / "run.tmp"
-    run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256, "module": module.id if module else ""}
+    run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256}
+    run |= {"module": module.id if module else "", "update": update.id if update else ""}
     temporary.write_text(json.dumps(run, indent=2), "utf-8")
     temporary.replace(workspace / RUN)
-
-
-def _card(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
-    loss = metrics.get("held_out_loss")
-    lines = [
-        f"# Knowledge Module of {document.name}",
-        "",
-        f"A LoRA adapter (PEFT format) that answers from one document of {document.words:,} words "
-        f"(SHA-256 of its text: {document.text_sha256}).",
-        "",
-        f"- Base: {recipe.base_label or recipe.model}, revision {recipe.revision}. It fits no other weights.",
-        *([f"- The base was read with its linear layers in {recipe.base_bits} bits."] if recipe.base_bits else []),
-        f"- Made by: {recipe.objective} on {metrics['training_samples']} samples in {metrics['steps']} steps.",
-        f"- Loss on held-out study material: {'not measured' if loss is None else format(loss, '.3f')}.",
-        "- It contains what the document says: share it as you would share the document.",
-    ]
-    if recipe.init:
-        whose = f"those of {recipe.init}" if recipe.init != starts.LIBRARY else "the mean of other documents' modules"
-        lines.append(f"- It began from {whose}, and may contain what those say as well.")
-    return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from kmcli.metrics import normalise
 from kmcli.synthesis import TASKS, Task
 from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.synthesis.plan import plan
-from kmcli.types import IMPORTED, Document, KnowledgeModule, Question, Sample
+from kmcli.types import IMPORTED, Document, KnowledgeModule, Question, Recipe, Sample
 from kmcli.workflows.house import House
 from kmcli.workflows.imported import attach
 
@@ -23,9 +23,8 @@ def questions(house: House, document: Document, module: KnowledgeModule, loaded:
     texts = {chunk.sha256: chunk.text for chunk in chunks}
     made = attach(house, document, loaded, recipe, chunks).samples
     taught, held = training.split([sample for sample in made if sample.chunk_sha256 in texts], recipe)
-    tasks: dict[str, Task] = {**TASKS} | {name: planned.task for name, planned in plan(recipe).items()}
-    asks = asking(tasks)
-    held = [sample for sample in held if sample.task in asks or sample.engine == IMPORTED]
+    names = asking_of(recipe)
+    held = [sample for sample in held if sample.task in names or sample.engine == IMPORTED]
     check_unseen(held, taught)
     prompts = loaded.base.prompts
     return [
@@ -37,6 +36,11 @@ def questions(house: House, document: Document, module: KnowledgeModule, loaded:
 def asking(tasks: Mapping[str, Task]) -> set[str]:
     """Those of the tasks, by name, whose samples are questions with a short answer."""
     return {name for name, task in tasks.items() if task.parser in SHORT_ANSWERS}
+
+
+def asking_of(recipe: Recipe) -> set[str]:
+    """The same of km's own tasks and the recipe's."""
+    return asking({**TASKS} | {name: planned.task for name, planned in plan(recipe).items()})
 
 
 def check_unseen(held: Sequence[Sample], taught: Sequence[Sample]) -> None:

@@ -7,18 +7,15 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
-from kmcli.chunking import chunk
+from kmcli.chunking import chunk, rechunk
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
 from kmcli.library import Library
 from kmcli.retrieval import PASSAGE_TOKENS
 from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Reads(Protocol):
@@ -131,7 +128,26 @@ class House:
         return chunk(self.library.text(document), min(PASSAGE_TOKENS, base.chunk_tokens), 0.0, count)
 
     def study_chunks(self, document: Document, reads: Reads, recipe: Recipe) -> list[Chunk]:
-        return self.chunks(document, reads, recipe.chunk_tokens, recipe.chunk_overlap)
+        """The document as a recipe cuts it. Where its module was cut alike, what stands unchanged of that text stays cut as
+        it was."""
+        module, before = self._cut_alike(document, recipe)
+        if module and module.text_sha256 == document.text_sha256:
+            return before
+        size, overlap = recipe.chunk_tokens, recipe.chunk_overlap
+        if not before:
+            return self.chunks(document, reads, size, overlap)
+        return rechunk(self.library.text(document), size, overlap, counter(reads), [chunk.text for chunk in before])
+
+    def _cut_alike(self, document: Document, recipe: Recipe) -> tuple[KnowledgeModule | None, list[Chunk]]:
+        """The document's module and its chunks, where they are known and a recipe would make such."""
+        try:
+            module = self.library.module(document)
+        except KmError:  # of a newer km
+            module = None
+        if module is None or _cutting(module.recipe) != _cutting(recipe):
+            return None, []
+        cut = self.library.cut(module)
+        return (module, cut) if cut else (None, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +156,10 @@ class Failure:
 
     source: str
     error: KmError
+
+
+def _cutting(recipe: Recipe) -> tuple[str, str, int, float]:
+    return recipe.model, recipe.revision, recipe.chunk_tokens, recipe.chunk_overlap
 
 
 def untrained(document: Document) -> NotFoundError:
@@ -157,12 +177,7 @@ def open_house(flags: Mapping[str, str | None], report: Reporter) -> Iterator[Ho
 
 def counter(reads: Reads) -> Callable[[str], int]:
     """Counts a text's tokens as the base reads them."""
-    return counter_of(reads.tokenizer)
-
-
-def counter_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
-    """The same, where nothing else of the base is at hand."""
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: len(reads.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def usable(samples: Sequence[Sample], recipe: Recipe) -> list[Sample]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from kmcli.chunking import locate
+from kmcli.metrics import normalise
 from kmcli.objectives.views import Reads
 from kmcli.retrieval import Index
 from kmcli.types import IMPORTED, Chunk, Document, Event, Recipe, Sample, text_hash
@@ -34,6 +35,16 @@ class Finder:
                 return found
         return near[0] if near else None
 
+    def superseded(self, response: str, came_with: str, sha256: str) -> bool:
+        """Whether an answer was the words of a text that the document no longer has, and is not in the chunk that takes its
+        place, nor in those beside it."""
+        if not came_with or self._near(came_with):
+            return False
+        at = next(place for place, chunk in enumerate(self._chunks) if chunk.sha256 == sha256)
+        here = " ".join(chunk.text for chunk in self._chunks[max(0, at - 1) : at + 2])
+        said = f" {normalise(response)} "
+        return said in f" {normalise(came_with)} " and said not in f" {normalise(here)} "
+
     def _near(self, piece: str) -> list[str]:
         """The hashes of the chunks that overlap a piece of the document, the one that has most of it first."""
         if piece not in self._overlapping:
@@ -53,11 +64,13 @@ def finder(house: House, document: Document, chunks: Sequence[Chunk]) -> Iterato
 @dataclass(frozen=True, slots=True)
 class Attached:
     """samples: what can be studied. Of those imported: moved, how many were written about another piece of text than the
-    chunk they have now; strange, how many have no word in common with the document; long, how many do not fit the base."""
+    chunk they have now; strange, how many have no word in common with the document; superseded, how many have an answer that
+    it no longer has; long, how many do not fit the base."""
 
     samples: list[Sample]
     moved: int = 0
     strange: int = 0
+    superseded: int = 0
     long: int = 0
 
 
@@ -70,23 +83,26 @@ def attach(house: House, document: Document, loaded: Reads, recipe: Recipe, chun
     others = house.library.chunk_texts(document)
     count = counter(loaded)
     kept: list[Sample] = []
-    moved = strange = long = 0
+    moved = strange = superseded = long = 0
     with finder(house, document, chunks) as search:
         for sample in samples:
             sha256: str | None = sample.chunk_sha256
             if sample.engine != IMPORTED:
                 kept.append(sample)
                 continue
+            came_with = "" if sha256 in texts else others.get(sample.chunk_sha256, "")
             if sha256 not in texts:
-                sha256 = search.find(sample.prompt, sample.response, others.get(sample.chunk_sha256, ""))
+                sha256 = search.find(sample.prompt, sample.response, came_with)
             if sha256 is None:
                 strange += 1
+            elif search.superseded(sample.response, came_with, sha256):
+                superseded += 1
             elif _length(sample, texts[sha256], loaded) + count(sample.response) >= loaded.base.context:
                 long += 1
             else:
                 moved += sha256 != sample.chunk_sha256
                 kept.append(replace(sample, chunk_sha256=sha256))
-    return Attached(kept, moved, strange, long)
+    return Attached(kept, moved, strange, superseded, long)
 
 
 def tell(house: House, document: Document, attached: Attached) -> None:
@@ -96,6 +112,10 @@ def tell(house: House, document: Document, attached: Attached) -> None:
         house.report(Event("note", message))
     if attached.strange:
         house.warn(f"imported samples left out, without a word in common with {document.name}: {attached.strange:,}")
+    if attached.superseded:
+        house.report(
+            Event("note", f"imported samples left out, whose answer the text no longer has: {attached.superseded:,}")
+        )
     if attached.long:
         house.warn(f"imported samples left out, too long for the base to read with their chunk: {attached.long:,}")
 

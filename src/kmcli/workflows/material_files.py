@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kmcli.chunking import Place, chunk, locate
+from kmcli.chunking import Place, locate
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError, did_you_mean
 from kmcli.library import files
 from kmcli.synthesis.write import sample_id
 from kmcli.types import IMPORTED, Chunk, Document, Sample, text_hash
-from kmcli.workflows.house import Failure, House, counter_of
+from kmcli.workflows.house import Failure, House
 from kmcli.workflows.imported import Finder, finder
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_one
@@ -231,11 +231,11 @@ class _Reader:
         """What the recipe cuts the document into, as `km synth` and `km train` do."""
         if self._cut is None:
             from kmcli.bases import load_tokenizer
+            from kmcli.bases.vocabulary import reader
 
             base = self._house.base()
             recipe = recipe_for(self._house, base, self._options)
-            text, count = self._house.library.text(self._document), counter_of(load_tokenizer(base))
-            chunks = chunk(text, recipe.chunk_tokens, recipe.chunk_overlap, count)
+            chunks = self._house.study_chunks(self._document, reader(base, load_tokenizer(base)), recipe)
             self._cut = chunks, self._held.enter_context(finder(self._house, self._document, chunks))
         return self._cut
 

@@ -86,3 +86,10 @@ def begin(house: House, document: Document, recipe: Recipe) -> tuple[Recipe, Sta
     ids = "\n".join(module.id for module in found)
     revision = found[0].id if len(found) == 1 else hashlib.sha256(ids.encode()).hexdigest()[:16]
     return replace(recipe, init_revision=revision), start([module.path for module in found], recipe)
+
+
+def of_module(module: KnowledgeModule) -> Start:
+    """The weights of a module, to go on from. Raises KmError where it is damaged."""
+    from kmcli.adapters.start import start
+
+    return start([module.path], module.recipe)

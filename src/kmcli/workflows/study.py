@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kmcli import bases
-from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, KmError, UsageError
-from kmcli.types import Document, Event, KnowledgeModule, Recipe
-from kmcli.workflows import starts
+from kmcli.types import Document, Event, Recipe
+from kmcli.workflows import redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import RUN, TOGETHER, Group, Task, Trained
 from kmcli.workflows.house import Failure, House
@@ -42,8 +41,10 @@ def train(
     """Train documents that are named or tagged, or all that are not fresh, side by side in groups. One that fails does not
     stop the others.
 
+    Of a document that has changed since its module was trained only what changed is studied, by the module's own recipe.
+
     force: also where the module is fresh, or the base cannot read the document. restart: begin again where a training
-    is unfinished, or the module is fresh.
+    is unfinished, or the module is fresh, and from nothing where the document has changed.
     """
     if everything == bool(names):
         raise UsageError("name the documents to train, or say --all.", "For example: km train report")
@@ -70,9 +71,12 @@ def train(
                         current = locks.enter_context(library.lock(document, "train"))
                         if restart:
                             library.clear_workspace(current)
-                        unfinished = _unfinished(house, current, wanted, options)
-                        base, recipe, module = unfinished or (default, wanted, None)
-                        group.write(Task(current, base, recipe, unfinished is not None, module))
+                        task = _unfinished(house, current, wanted, options)
+                        if task is None:
+                            old = None if restart else redline.begins_from(house, current, wanted, options.given)
+                            recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
+                            task = Task(current, default, recipe, False, update=old)
+                        group.write(task)
                 group.train()
     except InterruptedRun as stopped:
         interrupted = stopped
@@ -106,11 +110,9 @@ def _base_name(recipe: Recipe) -> tuple[str, str]:
     return recipe.model, recipe.revision
 
 
-def _unfinished(
-    house: House, document: Document, wanted: Recipe, options: RecipeOptions
-) -> tuple[Base, Recipe, KnowledgeModule | None] | None:
-    """Base and recipe of the document's unfinished training, whatever the settings say, and its module where only the
-    exam is left; None where nothing can go on.
+def _unfinished(house: House, document: Document, wanted: Recipe, options: RecipeOptions) -> Task | None:
+    """The document's unfinished training, whatever the settings say, of which only the exam may be left; None where nothing
+    can go on.
 
     Raises UsageError where the command line asks for another base or recipe.
     """
@@ -118,12 +120,16 @@ def _unfinished(
     if run is None:
         return None
     try:
-        recipe, text_sha256, trained = Recipe.from_json(run["recipe"]), run["text_sha256"], run.get("module")
+        recipe, text_sha256 = Recipe.from_json(run["recipe"]), run["text_sha256"]
+        trained, begun_from = run.get("module"), run.get("update")
     except (KeyError, TypeError):
         raise _damaged(document) from None
-    module = house.library.module(document) if trained else None
-    if module and module.id != trained:
+    module = house.library.module(document) if trained or begun_from else None
+    if trained and module and module.id != trained:
         house.library.clear_workspace(document)
+        return None
+    if begun_from and (module is None or module.id != begun_from):
+        _start_anew(house, document, "the Knowledge Module")
         return None
     if text_sha256 != document.text_sha256:
         _start_anew(house, document, "the document")
@@ -148,7 +154,7 @@ def _unfinished(
     if base.revision != recipe.revision:
         _start_anew(house, document, "the base")
         return None
-    return base, recipe, module
+    return Task(document, base, recipe, True, module if trained else None, None if trained else module)
 
 
 def _run(house: House, document: Document) -> dict[str, Any] | None:
