@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kmcli.adapters import ADAPTERS
 from kmcli.bases import Base, Loaded
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
@@ -114,8 +115,9 @@ class Group:
         """Train the documents that were written about since the last call."""
         self.close()  # what writes needs memory
         tasks, self._tasks = self._tasks, []
-        for base, bits in dict.fromkeys((task.base, task.recipe.base_bits) for task in tasks):
-            mine = [task for task in tasks if (task.base, task.recipe.base_bits) == (base, bits)]
+        for alike in dict.fromkeys(map(_alike, tasks)):
+            mine = [task for task in tasks if _alike(task) == alike]
+            base, bits, _ = alike
             jobs = self._jobs([task for task in mine if not task.module])
             try:
                 loaded = self._loader.load(base, bits)
@@ -254,6 +256,11 @@ class Group:
         return self._writer
 
 
+def _alike(task: Task) -> tuple[Base, int, str]:
+    """Tasks may train together where this is the same."""
+    return task.base, task.recipe.base_bits, task.recipe.adapter
+
+
 def _remember(workspace: Path, recipe: Recipe, document: Document, module: KnowledgeModule | None = None) -> None:
     """module: what is trained; only its exam is still to come."""
     temporary = workspace / "run.tmp"
@@ -267,7 +274,8 @@ def _card(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
     lines = [
         f"# Knowledge Module of {document.name}",
         "",
-        f"A LoRA adapter (PEFT format) that answers from one document of {document.words:,} words "
+        f"The adapter is {ADAPTERS[recipe.adapter].WHAT}, in PEFT's format. It answers from one document of "
+        f"{document.words:,} words "
         f"(SHA-256 of its text: {document.text_sha256}).",
         "",
         f"- Base: {recipe.base_label or recipe.model}, revision {recipe.revision}. It fits no other weights.",
