@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kmcli.adapters import cartridge, lora
-from kmcli.adapters.folder import AGAIN, FIRST, config_of
+from kmcli.adapters.folder import FIRST, config_of
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, UsageError
 from kmcli.types import AdapterName, KnowledgeModule, Recipe
@@ -118,8 +118,8 @@ def name_of(folder: Path) -> AdapterName:
         if config.get("peft_type") == kind.PEFT_TYPE:
             return name
     raise KmError(
-        f"the Knowledge Module in {folder} cannot be loaded: {config.get('peft_type')!r} is no adapter that km knows.",
-        AGAIN,
+        f"the adapter in {folder} is of the type {config.get('peft_type')}, which km does not know.",
+        "It knows " + ", ".join(kind.PEFT_TYPE for kind in ADAPTERS.values()) + ".",
     )
 
 

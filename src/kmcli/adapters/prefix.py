@@ -20,6 +20,8 @@ from kmcli.errors import ResourceError
 
 TRIED = range(3, 3 + 16)
 """Token ids of a text that is read to see how a base goes about its keys and values."""
+ROUNDING = 0.1
+"""What half precision may differ by, of the largest; another kind of attention differs by far more."""
 
 
 class Prefixed(torch.nn.Module):
@@ -130,7 +132,7 @@ def heads_of(loaded: Loaded) -> tuple[int, int]:
     training = model.training
     model.eval()
     with torch.no_grad():
-        able = decoding.can_decode(model) and decoding.can_share(model, list(TRIED), loaded.device)
+        able = decoding.can_decode(model) and decoding.can_share(model, list(TRIED), loaded.device, ROUNDING)
     found = read_text(loaded, list(TRIED)) if able else []
     model.train(training)
     shapes = {(tensor.shape[0], tensor.shape[2]) for pair in found for tensor in pair}

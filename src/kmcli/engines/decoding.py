@@ -26,8 +26,9 @@ def can_decode(model: Any) -> bool:
     )
 
 
-def can_share(model: Any, prompt: list[int], device: torch.device) -> bool:
-    """Whether rows of a model can read a common prefix: its family may do more to its scores than scale them.
+def can_share(model: Any, prompt: list[int], device: torch.device, allowed: float = 0.02) -> bool:
+    """Whether rows of a model can read a common prefix: its family may do more to its scores than scale them. allowed: as
+    much may the logits differ, of the largest.
 
     Tried on a prompt of two tokens or more. Families that leave attention to transformers only.
     """
@@ -38,7 +39,7 @@ def can_share(model: Any, prompt: list[int], device: torch.device) -> bool:
         mine = Rows(model, [prompt], [Group(len(prompt) // 2, (0,))], 1, device).logits
     except TypeError:  # the family does not hand on what its attention is to be given
         return False
-    return bool((mine - plain).abs().max() <= 0.02 * plain.abs().max())
+    return bool((mine - plain).abs().max() <= allowed * plain.abs().max())
 
 
 class Rows:
