@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--documents", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rates", nargs="*", type=float, default=[RECIPE.learning_rate])
+    parser.add_argument("--rates", nargs="*", type=float, default=[cartridge.DEFAULTS["learning_rate"]])
     parser.add_argument("--work", type=Path)
     parser.add_argument("--side", choices=SIDES)
     asked = parser.parse_args(arguments)
