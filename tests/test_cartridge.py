@@ -21,10 +21,11 @@ from kmcli import adapters
 from kmcli.adapters import cartridge, lora, prefix, together
 from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Loaded
+from kmcli.bases.vocabulary import Reader
 from kmcli.engines import Sampling, attention
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import InterruptedRun, KmError, ResourceError, UsageError
-from kmcli.training import Job, loop, train, train_together
+from kmcli.training import Job, loop, predict, train, train_together
 from kmcli.training.forward import scored_states
 from kmcli.types import Event, Recipe, silent
 from training_cases import CHUNKS, RECIPE, disturb, make_tiny, one_thread, same, samples, tiny
@@ -142,6 +143,29 @@ def test_every_objective_trains_it(tiny: Loaded, tmp_path: Path, objective: str)
     assert (moved > 0).all()
 
 
+def test_it_learns_the_likeliest_tokens_of_a_teacher(tiny: Loaded, tmp_path: Path) -> None:
+    """Self-study as published: of the teacher's predictions its 20 likeliest tokens, cross-entropy alone."""
+    recipe = replace(
+        CARTRIDGE,
+        distil_from="teacher",
+        teacher="big",
+        teacher_revision="9",
+        teacher_top_k=20,
+        hidden_weight=0.0,
+        steps=12,
+    )
+    teacher = Reader(replace(tiny.base, name="big", revision="9"), tiny.tokenizer, tiny.end_ids)
+    for name in ("work", "out"):
+        (tmp_path / name).mkdir()
+    given = samples(14), CHUNKS, recipe, tmp_path / "work"
+    predict(tiny, teacher, lambda: replace(tiny, base=teacher.base), *given, silent, TEXT)
+    metrics = train(tiny, *given, tmp_path / "out", silent, TEXT, teacher)
+    curve = metrics["curve"]
+    assert {"kl"} <= set(curve[0])
+    assert "hidden" not in curve[0]
+    assert sum(point["loss"] for point in curve[-3:]) < 0.9 * sum(point["loss"] for point in curve[:3])
+
+
 def test_over_a_base_in_half_precision_it_is_in_full() -> None:
     half = make_tiny()
     half.model.bfloat16()
@@ -225,32 +249,23 @@ def test_ctrl_c_and_the_next_run_ends_bitwise_alike(
 
 
 def test_documents_side_by_side_end_as_alone(tiny: Loaded, tmp_path: Path) -> None:
-    recipes = [replace(CARTRIDGE, seed=seed, cartridge_tokens=12 + 4 * seed) for seed in (1, 2)]
-    jobs = []
-    for number, recipe in enumerate(recipes):
-        for name in ("work", "out"):
-            (tmp_path / f"{name}{number}").mkdir()
-        paths = tmp_path / f"work{number}", tmp_path / f"out{number}"
-        jobs.append(Job(str(number), samples(8 + 4 * number), CHUNKS, recipe, *paths, TEXT))
-    results: list[Any] = []
-    train_together(tiny, jobs, silent, lambda job, result: results.append(result))
-    assert all(isinstance(result, dict) for result in results)
-    for number, recipe in enumerate(recipes):
-        _, alone = (
-            trained(tiny, tmp_path / f"alone{number}", seed=recipe.seed, cartridge_tokens=recipe.cartridge_tokens)
-            if number
-            else trained_alone(tiny, tmp_path, recipe)
-        )
-        assert alone.shape[0] == recipe.cartridge_tokens
+    def job(number: int, place: str) -> Job:
+        paths = tmp_path / f"{place}-work{number}", tmp_path / f"{place}-out{number}"
+        for path in paths:
+            path.mkdir()
+        recipe = replace(CARTRIDGE, seed=number, cartridge_tokens=12 + 4 * number)
+        return Job(str(number), samples(8 + 4 * number), CHUNKS, recipe, *paths, TEXT)
 
+    def learnt(jobs: list[Job]) -> dict[str, torch.Tensor]:
+        results: dict[str, Any] = {}
+        train_together(tiny, jobs, silent, lambda one, result: results.update({one.name: result}))
+        assert all(isinstance(result, dict) for result in results.values())
+        return {one.name: load_file(one.out / WEIGHTS)[cartridge.EMBEDDINGS] for one in jobs}
 
-def trained_alone(loaded: Loaded, tmp_path: Path, recipe: Recipe) -> tuple[dict[str, Any], torch.Tensor]:
-    for name in ("w", "o"):
-        (tmp_path / name).mkdir()
-    metrics = train(loaded, samples(8), CHUNKS, recipe, tmp_path / "w", tmp_path / "o", silent, TEXT)
-    flat = load_file(tmp_path / "o" / WEIGHTS)[cartridge.EMBEDDINGS]
-    assert torch.equal(flat, load_file(tmp_path / "out0" / WEIGHTS)[cartridge.EMBEDDINGS])
-    return metrics, flat
+    side_by_side = learnt([job(number, "both") for number in range(2)])
+    for number in range(2):
+        assert same(learnt([job(number, "alone")]), {str(number): side_by_side[str(number)]})
+    assert [len(flat) for flat in side_by_side.values()] == [12, 16]
 
 
 # --- PEFT
