@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kmcli.adapters import cartridge, lora
 from kmcli.adapters.folder import FIRST, config_of
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
     from kmcli.adapters.stack import Adapter
 
-Use = Literal["hf", "llamacpp", "vllm", "gguf", "gguf-lora", "peft", "ollama", "extractor", "init"]
-"""Engines that load one, formats that it is exported in, and what else may be done with it. `hf` as a format merges it, and
-is called "merged"."""
-
 _CANNOT: dict[str, tuple[str, str]] = {
     "llamacpp": ("llama.cpp cannot load", "Use --engine hf."),
     "vllm": ("vLLM cannot load", "Use --engine hf."),
@@ -46,6 +42,7 @@ _CANNOT: dict[str, tuple[str, str]] = {
     "extractor": ("a Knowledge Extractor cannot be put on", "Leave --extractor out."),
     "init": ("no other training can begin from", "Leave --init out to begin afresh."),
 }
+"""By what is to be done with one (`Kind.ABLE`): the end of the sentence that refuses it, and the next step."""
 
 
 Join = Callable[[Base, Sequence[Path], Path], int]
@@ -65,7 +62,8 @@ class Kind(Protocol):
 
     @property
     def ABLE(self) -> frozenset[str]:
-        """Engines that load it, formats it is exported in, and the other uses of `_CANNOT`."""
+        """Engines that load it ("hf", "llamacpp", "vllm"), formats it is exported in ("peft", "gguf", "gguf-lora", "ollama";
+        "merged": any model's own), and whether it takes an "extractor" and another training may begin from it ("init")."""
 
     @property
     def DEFAULTS(self) -> Mapping[str, Any]:
@@ -162,7 +160,7 @@ def read(folder: Path, device: torch.device) -> Adapter:
 
 
 def able(module: KnowledgeModule, use: str) -> bool:
-    """Whether something (an engine, a format: `_CANNOT`) takes a Knowledge Module."""
+    """Whether something takes a Knowledge Module: see `Kind.ABLE`."""
     return use in ADAPTERS[module.recipe.adapter].ABLE
 
 
