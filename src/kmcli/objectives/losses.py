@@ -16,12 +16,13 @@ from kmcli.types import Divergence, Recipe
 if TYPE_CHECKING:
     import torch
 
+    from kmcli.objectives.predicted import Predicted
     from kmcli.objectives.top_k import TopK
 
     Head = Callable[[torch.Tensor], torch.Tensor]
-    Taught: TypeAlias = torch.Tensor | TopK
+    Taught: TypeAlias = torch.Tensor | Predicted | TopK
     """What there is of a teacher at N tokens: of the base itself the states (K, N, D) of the layers that `kept_layers` says,
-    of another its predictions."""
+    with a summary of its predictions where that is kept (the forward divergence alone); of another its predictions."""
     Loss = Callable[
         [Taught | None, torch.Tensor, torch.Tensor, Head, Recipe], tuple[torch.Tensor, dict[str, torch.Tensor]]
     ]
@@ -40,24 +41,29 @@ def distillation(
 
     Of a teacher other than the base there are predictions alone: its hidden states are no measure of the base's.
     """
-    from kmcli.objectives import fused, top_k
+    from kmcli.objectives import fused, predicted, top_k
 
     if teacher_KND is None:
         raise ValueError("there is nothing to distil: the views have no teacher")
-    kind = recipe.divergence
-    if isinstance(teacher_KND, top_k.TopK):
+    kind, last = recipe.divergence, student_LND[-1]
+    states_KND: torch.Tensor | None = None
+    if isinstance(teacher_KND, predicted.Predicted):
+        states_KND = teacher_KND.states_KND
+        apart = predicted.forward_kl(teacher_KND, last, head)
+    elif isinstance(teacher_KND, top_k.TopK):
         by_hand = top_k.forward_kl if kind == "forward" else None
-        predicted = fused.mean(partial(top_k.divergence, kind=kind), teacher_KND, student_LND[-1], head, by_hand)
+        apart = fused.mean(partial(top_k.divergence, kind=kind), teacher_KND, last, head, by_hand)
     else:
+        states_KND = teacher_KND
         gradient = fused.forward_kl if kind == "forward" else None
-        predicted = fused.mean(partial(divergence, kind=kind), teacher_KND[-1], student_LND[-1], head, gradient)
-    terms = {"jsd" if kind == "jsd" else "kl": predicted}
-    total = recipe.kl_weight * predicted
-    if recipe.hidden_weight and not isinstance(teacher_KND, top_k.TopK):
+        apart = fused.mean(partial(divergence, kind=kind), states_KND[-1], last, head, gradient)
+    terms = {"jsd" if kind == "jsd" else "kl": apart}
+    total = recipe.kl_weight * apart
+    if recipe.hidden_weight and states_KND is not None:
         chosen = hidden_layers(recipe.hidden_layers, len(student_LND))
         there = kept_layers(recipe, len(student_LND))
         terms["hidden"] = hidden_distance(
-            _of(teacher_KND, [there.index(layer) for layer in chosen]), _of(student_LND, chosen)
+            _of(states_KND, [there.index(layer) for layer in chosen]), _of(student_LND, chosen)
         )
         total = total + recipe.hidden_weight * terms["hidden"]
     return total, terms

@@ -7,10 +7,10 @@ a resumed run does what an uninterrupted one would.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,8 +25,12 @@ from kmcli.training.forward import SHORT_OF_MEMORY, layers_of, logits, out_of_me
 from kmcli.training.mixture import Mixture, Part
 from kmcli.training.predictions import Predictions
 from kmcli.training.skd import Renewal
+from kmcli.training.summaries import Summaries, worth_it
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, Recipe, Reporter, View
+
+if TYPE_CHECKING:
+    from kmcli.objectives.losses import Taught
 
 CHECKPOINT_EVERY = 50
 EVALUATE_EVERY = 25
@@ -75,6 +79,10 @@ class Student:
         else:
             self.teacher = Teacher(model, loaded, self.views, budget, folder, kept_layers(recipe, layers_of(model)))
         self.renewal = Renewal(model, loaded, mixture, self.teacher, recipe)
+        self.taught: Callable[[Sequence[int]], Taught] = self.teacher.targets
+        summed = not self.renewal.indices and worth_it(model, mixture, recipe, self.steps)
+        if isinstance(self.teacher, Teacher) and summed:
+            self.taught = Summaries(model, self.teacher, self.views).targets
         self.diverged = False
         self.current: list[tuple[Part, list[int]]] = []
 
@@ -123,7 +131,7 @@ class Student:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A part's loss on some of its views, by the student's states, and its terms by name."""
         head = partial(logits, self.model)
-        return self.mixture.loss(part, indices, student_LND, self.teacher.targets, head, self.recipe)
+        return self.mixture.loss(part, indices, student_LND, self.taught, head, self.recipe)
 
     def clip(self) -> torch.Tensor:
         """The length of the gradient, which is clipped."""
