@@ -17,7 +17,7 @@ from typing import Any
 
 from basemodel.material import from_world
 
-from kmcli.adapters import lora
+from kmcli import adapters
 from kmcli.bases import Loaded
 from kmcli.chunking import chunk, join_pages
 from kmcli.engines.hf import HfEngine
@@ -144,7 +144,7 @@ class Work:
             return [self._asked(one, job.out, results[one.name], seconds) for one, job in zip(group, jobs, strict=True)]
 
     def _asked(self, studied: Studied, module: Path, metrics: dict[str, Any], seconds: float) -> Lesson:
-        model = lora.load(self.loaded, module)
+        model = adapters.load(self.loaded, module)
         try:
             answers = answer_all("km", HfEngine(self.loaded, model), studied.questions, self.loaded.base.prompts)
         finally:

@@ -27,7 +27,7 @@ TaskName = Literal[
 """km's own tasks of study material. A person may add others: see `synthesis.custom`."""
 ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit", "skd", "keep"]
 Divergence = Literal["forward", "reverse", "jsd"]
-AdapterName = Literal["lora"]
+AdapterName = Literal["lora", "cartridge"]
 Quant = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
 ExportFormat = Literal["gguf", "gguf-lora", "hf", "peft", "ollama"]
 
@@ -187,6 +187,12 @@ class Recipe:
     teacher_top_k: int = 64
     """Of how many tokens, the likeliest, the teacher's predictions are kept; the others count together."""
     adapter: AdapterName = "lora"
+    cartridge_tokens: int = 0
+    """0: as many as a chunk has, or as the document has where it is shorter."""
+    cartridge_frozen: int = 1
+    """Of its tokens, the first ones, which are never trained: much attention rests on them."""
+    cartridge_start: Literal["first", "chunks", "random"] = "first"
+    """What it begins as: the document's first tokens, pieces from all over it, or random numbers."""
     objective: str = "dcd"
     """One of `ObjectiveName`, or several with their weights: "dcd,lm:0.1". See `training.mixture`."""
     tasks: tuple[str, ...] = ("qa", "summary")

@@ -6,28 +6,29 @@ The folder that `save` writes is PEFT's own format, so any other tool can load i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmcli.adapters.folder import CONFIG, FIRST, config_of, explained
+from kmcli.adapters.folder import WEIGHTS as WEIGHTS
 from kmcli.bases import Loaded
-from kmcli.errors import KmError
 from kmcli.types import Recipe
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig, PeftModel
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+    from kmcli.adapters.stack import Adapter
+
+PEFT_TYPE = "LORA"
+WHAT = "a LoRA"
+ABLE = frozenset({"hf", "llamacpp", "vllm", "gguf", "gguf-lora", "merged", "peft", "ollama", "extractor", "init"})
+DEFAULTS: Mapping[str, Any] = {}
+join = None
 
 
-FIRST = "default"
-"""What PEFT calls an adapter that has no other name; all are saved as if they had this one."""
-
-
-def build(loaded: Loaded, recipe: Recipe, name: str = FIRST) -> PeftModel:
+def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> PeftModel:
     """A fresh adapter over the loaded base, its parameters in fp32: B is zero, so it changes nothing yet."""
     import torch
     from peft import get_peft_model
@@ -39,7 +40,7 @@ def build(loaded: Loaded, recipe: Recipe, name: str = FIRST) -> PeftModel:
     return model
 
 
-def add(model: Any, loaded: Loaded, recipe: Recipe, name: str) -> None:
+def add(model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "") -> None:
     """Another fresh adapter beside those of a model of `build`, with the numbers that it would have there."""
     import torch
 
@@ -76,7 +77,7 @@ def load(loaded: Loaded, folder: Path) -> PeftModel:
     """The base with the adapter of a folder on it, for answering. Raises KmError where the folder is damaged."""
     from peft import PeftModel
 
-    with _explained(folder):
+    with explained(folder):
         model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
     model.eval()
     return model
@@ -87,10 +88,10 @@ def load_side_by_side(loaded: Loaded, folders: Mapping[str, Path]) -> PeftModel:
     (first, folder), *more = folders.items()
     from peft import PeftModel
 
-    with _explained(folder):
+    with explained(folder):
         model = PeftModel.from_pretrained(loaded.model, folder, adapter_name=first, is_trainable=False)
     for name, other in more:
-        with _explained(other):
+        with explained(other):
             model.load_adapter(other, name, is_trainable=False)
     model.eval()
     return model
@@ -108,7 +109,7 @@ def load_sum(loaded: Loaded, weighted: Sequence[tuple[Path, float]]) -> PeftMode
     names = ["default"]
     for number, (folder, _) in enumerate(weighted[1:], 1):
         names.append(f"member{number}")
-        with _explained(folder):
+        with explained(folder):
             model.load_adapter(folder, names[-1], is_trainable=False)
     settings: Any = model.peft_config[names[0]]
     settings.use_rslora = False  # the sum takes these, and its A has the scales by then
@@ -116,19 +117,6 @@ def load_sum(loaded: Loaded, weighted: Sequence[tuple[Path, float]]) -> PeftMode
     model.set_adapter("sum")
     model.eval()
     return model
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise KmError(
-            f"the Knowledge Module in {folder} cannot be loaded: {str(error).splitlines()[0]}",
-            "Train it again with: km train NAME --restart",
-        ) from None
 
 
 def save(model: Any, folder: Path, name: str = FIRST) -> None:
@@ -155,3 +143,18 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def read(folder: Path, device: torch.device) -> Adapter:
+    from kmcli.adapters import stack
+
+    return stack.read(folder, device)
+
+
+def described(recipe: Recipe) -> str:
+    return f"lora of rank {recipe.rank}"
+
+
+def written(folder: Path) -> Mapping[str, Any]:
+    config = config_of(folder)
+    return {"rank": int(config["r"]), "alpha": round(config["lora_alpha"])}

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from kmcli.adapters.lora import CONFIG, WEIGHTS
+from kmcli.adapters.folder import CONFIG, WEIGHTS
+from kmcli.engines import attention
 from kmcli.errors import KmError, ResourceError
 
 # What else a PEFT configuration may ask for, and the values with which it asks for nothing.
@@ -33,10 +34,18 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Factors (in, rank) and (rank, out) for each linear layer of the base, by its name; the second has the scale in it."""
+    """Factors (in, rank) and (rank, out) for each linear layer of the base, by its name; the second has the scale in it.
+
+    before: keys and values that stand before the row, which `Slots.join` puts there."""
 
     rank: int
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    before: attention.Layers | None = None
+
+    @property
+    def tokens(self) -> int:
+        """That stand before the row."""
+        return self.before[0][0].shape[1] if self.before else 0
 
 
 def read(folder: Path, device: torch.device) -> Adapter:

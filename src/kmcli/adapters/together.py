@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from kmcli.adapters.lora import WEIGHTS
-from kmcli.adapters.stack import Stack, read
+from kmcli.adapters import read, size_of
+from kmcli.adapters.stack import Adapter, Stack
 from kmcli.bases import Loaded
 from kmcli.engines import Generation, Sampling
 from kmcli.engines.slots import Slots
@@ -34,7 +34,7 @@ def answers(
     An adapter is read when a row becomes free for it, and its memory is the row's: so many as there are rows are held.
     One that cannot be used yields the KmError that says why. Raises ResourceError where the base cannot be batched.
     """
-    largest = max((file.stat().st_size for file in (one / WEIGHTS for one in folders) if file.exists()), default=1)
+    largest = max(1, *map(size_of, folders)) if folders else 1
     rows = max(1, min(rows, len(folders), MEMORY // (2 * largest)))  # twice: as read, and in its row
     batch = _Batch(loaded, prompt, sampling.max_tokens, rows)
     waiting = deque(enumerate(folders))
@@ -62,17 +62,23 @@ class _Batch:
     def fill(self, waiting: deque[tuple[int, Path]]) -> list[Answered]:
         """Take in as many adapters as there is room for; those that cannot be used."""
         joining: list[int] = []
+        adapters: list[Adapter] = []
         failed: list[Answered] = []
         start = len(self.places)
         while waiting and start + len(joining) < self.rows:
             which, folder = waiting.popleft()
             try:
-                self.stack.put(start + len(joining), read(folder, self.loaded.device))
+                adapter = read(folder, self.loaded.device)
+                if adapter.tokens + self.need > self.loaded.base.context:
+                    raise _no_room(folder, self.loaded)
+                self.stack.put(start + len(joining), adapter)
                 joining.append(which)
+                adapters.append(adapter)
             except KmError as error:
                 failed.append((which, error))
         if joining:
-            logits = self.slots.join([self.prompt] * len(joining), [self.need] * len(joining))
+            befores = [adapter.before for adapter in adapters]
+            logits = self.slots.join([self.prompt] * len(joining), [self.need] * len(joining), befores)
             self.logits = torch.cat([self.logits, logits]) if start else logits
             self.places += joining
             self.written += [[] for _ in joining]
@@ -110,3 +116,11 @@ class _Batch:
         decode = self.loaded.tokenizer.decode
         text = str(decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return Generation(text.strip(), len(self.prompt), len(ids), finished)
+
+
+def _no_room(folder: Path, loaded: Loaded) -> KmError:
+    return KmError(
+        f"the Knowledge Module in {folder} leaves no room for the question in the {loaded.base.context:,} tokens that "
+        f"{loaded.base.name} reads at once.",
+        "Ask a shorter one.",
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kmcli.adapters import ADAPTERS
 from kmcli.cli import exam as exams
 from kmcli.cli import render
 from kmcli.cli.app import Model, Name, opened, verb
@@ -209,14 +210,15 @@ def _samples(samples: Mapping[str, int]) -> str:
 def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
     recipe, metrics = module.recipe, module.metrics
     held_out = metrics.get("held_out_loss")
+    described = ADAPTERS[recipe.adapter].described(recipe)
     return [
         ("trained", render.when(module.created)),
         ("base", ", ".join(filter(None, (recipe.model, recipe.base_label, recipe.revision)))),
         (
             "recipe",
-            f"imported, {recipe.adapter} of rank {recipe.rank}"
+            f"imported, {described}"
             if recipe.objective == IMPORTED
-            else f"{recipe.objective}, {recipe.adapter} of rank {recipe.rank}, learning rate {recipe.learning_rate:g}",
+            else f"{recipe.objective}, {described}, learning rate {recipe.learning_rate:g}",
         ),
         ("steps", f"{metrics['steps']:,}" if "steps" in metrics else ""),
         ("update", _update(metrics.get("update"))),

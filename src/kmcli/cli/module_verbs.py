@@ -13,9 +13,11 @@ from kmcli.cli.app import Device, Model, Processes, opened, verb
 from kmcli.cli.failures import batch_exit_code
 from kmcli.cli.library_verbs import document_data, module_data
 from kmcli.cli.recipe_flags import (
+    Adapter,
     ChunkTokens,
     DistilFrom,
     Engine,
+    Frozen,
     Generations,
     Init,
     Judge,
@@ -28,6 +30,7 @@ from kmcli.cli.recipe_flags import (
     Set,
     Teacher,
     Temperature,
+    Tokens,
     recipe_options,
 )
 from kmcli.cli.screen import Screen
@@ -57,6 +60,9 @@ def train(
     engine: Engine = None,
     teacher: Teacher = None,
     distil_from: DistilFrom = None,
+    adapter: Adapter = None,
+    tokens: Tokens = None,
+    frozen: Frozen = None,
     init: Init = None,
     chunk_tokens: ChunkTokens = None,
     overlap: Overlap = None,
@@ -97,6 +103,9 @@ def train(
         recipe,
         settings,
         objective=objective,
+        adapter=adapter,
+        cartridge_tokens=tokens,
+        cartridge_frozen=frozen,
         teacher=teacher,
         distil_from=distil_from,
         init=init,

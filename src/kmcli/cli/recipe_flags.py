@@ -23,6 +23,14 @@ Objective = Annotated[
         help="What it optimises: dcd, sdcd, ddcd, lm, pit or skd; or a mix: dcd,keep.",
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="KIND", help="What is trained: lora, or cartridge (keys and values of tokens)."),
+]
+Tokens = Annotated[str | None, typer.Option("--tokens", metavar="N", help="Of a cartridge: how many it has.")]
+Frozen = Annotated[
+    str | None, typer.Option("--frozen", metavar="N", help="Of a cartridge: how many, the first, are not trained.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]

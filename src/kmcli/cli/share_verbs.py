@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kmcli.adapters import ADAPTERS
 from kmcli.cli import render
 from kmcli.cli.app import Model, opened, verb
 from kmcli.cli.library_verbs import document_data, module_data
@@ -139,7 +140,7 @@ def import_(
     screen.facts(
         [
             ("base", ", ".join(filter(None, (module.recipe.model, module.recipe.base_label, module.recipe.revision)))),
-            ("rank", str(module.recipe.rank)),
+            ("adapter", ADAPTERS[module.recipe.adapter].described(module.recipe)),
             ("document", "its model card" if report.card else "added" if report.added else "was here"),
         ],
         indent="  ",

@@ -18,6 +18,16 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 NAME = "km_shared_prefix"
 
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values (K, P, D) of each layer, of tokens that stand before others."""
+
+
+def before(model: Any) -> Layers | None:
+    """What stands before all that a model reads: see `adapters`. None for most models."""
+    found = getattr(model, "before", None)
+    layers: Layers | None = found() if found else None
+    return layers
+
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
@@ -88,15 +98,31 @@ def keeps_everything(config: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
-def read_prefixes(decoder: Any, prefixes: Sequence[list[int]], rows: Sequence[int], device: torch.device) -> Prefixes:
-    """One forward pass over the prefixes, padded on the right: with causal attention none sees its padding."""
+def only(layers: Layers, rows: int) -> Prefixes:
+    """What all rows of a batch read before their own, once."""
+    return Prefixes([(keys[None], values[None]) for keys, values in layers], [layers[0][0].shape[1]], [rows])
+
+
+def read_prefixes(
+    decoder: Any,
+    prefixes: Sequence[list[int]],
+    rows: Sequence[int],
+    device: torch.device,
+    before: Layers | None = None,
+) -> Prefixes:
+    """One forward pass over the prefixes, padded on the right: with causal attention none sees its padding.
+
+    before: what stands before each of them, and is a part of it from then on."""
     ids = torch.zeros((len(prefixes), max(map(len, prefixes))), dtype=torch.long)
     for row, prefix in enumerate(prefixes):
         ids[row, : len(prefix)] = torch.tensor(prefix)
-    cache = own_cache(decoder.config, ids.shape[1])
+    already = before[0][0].shape[1] if before else 0
+    cache = own_cache(decoder.config, already + ids.shape[1])
+    for number, states in enumerate(before or ()):
+        cache.update(*(one.expand(len(prefixes), -1, -1, -1) for one in states), number)
     decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
-    return Prefixes([(layer.keys, layer.values) for layer in layers], [len(one) for one in prefixes], rows)
+    return Prefixes([(layer.keys, layer.values) for layer in layers], [already + len(one) for one in prefixes], rows)
 
 
 @contextmanager
@@ -159,6 +185,30 @@ def _attend(
         weights[part] = both[..., length:].reshape(groups, rows, -1, own).transpose(0, 1)
     output += weights @ value
     return output.view(query.shape).transpose(1, 2).contiguous(), None
+
+
+def attend_over(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor],
+    scaling: float,
+) -> torch.Tensor:
+    """Causal attention of samples (R, H, W, D) over their own keys and values (R, K, W, D) and those (K, P, D) that stand
+    before all of them, which are not copied for each: one product for all samples' queries. Returns (R, H, W, D)."""
+    (count, heads, width, size), groups, (far_key, far_value) = query.shape, key.shape[1], before
+    already = far_key.shape[1]
+    asked = (query * scaling).reshape(count, groups, -1, size)  # the query heads of a key head, one after the other
+    far = asked.transpose(0, 1).reshape(groups, -1, size) @ far_key.transpose(1, 2)
+    far = far.view(groups, count, -1, already).transpose(0, 1)
+    near = asked @ key.transpose(2, 3)
+    hidden = torch.full((width, width), -torch.inf, device=query.device, dtype=query.dtype).triu(1)
+    near = (near.view(count, groups, heads // groups, width, width) + hidden).view(near.shape)
+    weights = torch.softmax(torch.cat([far, near], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+    far, near = weights.split([already, width], dim=-1)
+    read = far.transpose(0, 1).reshape(groups, -1, already) @ far_value
+    out = read.view(groups, count, -1, size).transpose(0, 1) + near @ value
+    return out.reshape(query.shape)
 
 
 AttentionInterface.register(NAME, _attend)

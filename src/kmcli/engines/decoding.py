@@ -26,8 +26,9 @@ def can_decode(model: Any) -> bool:
     )
 
 
-def can_share(model: Any, prompt: list[int], device: torch.device) -> bool:
-    """Whether rows of a model can read a common prefix: its family may do more to its scores than scale them.
+def can_share(model: Any, prompt: list[int], device: torch.device, allowed: float = 0.02) -> bool:
+    """Whether rows of a model can read a common prefix: its family may do more to its scores than scale them. allowed: as
+    much may the logits differ, of the largest.
 
     Tried on a prompt of two tokens or more. Families that leave attention to transformers only.
     """
@@ -38,7 +39,7 @@ def can_share(model: Any, prompt: list[int], device: torch.device) -> bool:
         mine = Rows(model, [prompt], [Group(len(prompt) // 2, (0,))], 1, device).logits
     except TypeError:  # the family does not hand on what its attention is to be given
         return False
-    return bool((mine - plain).abs().max() <= 0.02 * plain.abs().max())
+    return bool((mine - plain).abs().max() <= allowed * plain.abs().max())
 
 
 class Rows:
@@ -54,10 +55,12 @@ class Rows:
         new: int,
         device: torch.device,
         squeeze: Callable[[attention.Prefixes], attention.Prefixes] | None = None,
+        before: attention.Layers | None = None,
     ) -> None:
         """Reads the prompts. prompts: all that the batch's groups point into. new: tokens a row may write.
 
         squeeze: what is done to the prefixes when they have been read, before anything reads them.
+        before: what stands before all rows; of a family that `can_share`.
         """
         self.model, self.device = model, device
         self.keep_logits = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
@@ -65,8 +68,11 @@ class Rows:
         if any(group.prefix for group in batch):
             shared = [prompts[group.rows[0]][: group.prefix] for group in batch]
             counts = [len(group.rows) for group in batch]
-            read = attention.read_prefixes(model.get_decoder(), shared, counts, device)
+            read = attention.read_prefixes(model.get_decoder(), shared, counts, device, before)
             self.prefixes = squeeze(read) if squeeze else read
+        elif before:
+            self.prefixes = attention.only(before, sum(len(group.rows) for group in batch))
+        already = before[0][0].shape[1] if before else 0
         rows = [(prompts[row], group.prefix) for group in batch for row in group.rows]
         self.width = max(len(prompt) - prefix for prompt, prefix in rows)
         self.cache = attention.own_cache(model.config, self.width + new)
@@ -77,7 +83,7 @@ class Rows:
             own = len(prompt) - prefix
             ids[row, self.width - own :] = torch.tensor(prompt[prefix:])
             seen[row, : self.width - own] = False
-        lengths = torch.tensor([len(prompt) for prompt, _ in rows])[:, None]
+        lengths = torch.tensor([already + len(prompt) for prompt, _ in rows])[:, None]
         self.positions = (lengths - 1).to(device)
         self.seen = seen.to(device)
         positions = (lengths - self.width + torch.arange(self.width)).clamp(min=0)

@@ -21,7 +21,7 @@ from kmcli.errors import ResourceError
 if TYPE_CHECKING:
     import torch
 
-    from kmcli.engines.attention import Prefixes
+    from kmcli.engines.attention import Layers, Prefixes
 
 Made = TypeVar("Made")
 
@@ -37,8 +37,8 @@ class HfEngine:
     name = "hf"
 
     def __init__(self, loaded: Loaded, model: Any = None, adapter: bool | str = True) -> None:
-        """model: a PEFT model over the same base; the base itself where it is None. adapter False switches its off; a
-        name: that one of its adapters is on whenever it computes here."""
+        """model: a carrier of adapters over the same base (see `adapters`); the base itself where it is None. adapter False
+        switches its off; a name: that one of its adapters is on whenever it computes here."""
         if model is None and adapter is not True:
             raise ValueError("there is no adapter to switch off or on")
         self.loaded = loaded
@@ -52,6 +52,10 @@ class HfEngine:
         self._shares: bool | None = None  # not tried yet
         self._squeeze: Callable[[Prefixes], Prefixes] | None = None  # what is done to a prefix when it has been read
         self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter)
+        if hasattr(model, "before"):  # there is no torch to import otherwise
+            with self._switched():
+                before = self._before()
+            self.context -= before[0][0].shape[1] if before else 0
 
     def count(self, chat: Chat) -> int:
         return len(self.loaded.chat_ids(list(chat)))
@@ -121,6 +125,8 @@ class HfEngine:
         written = self.loaded.tokenizer(answer, add_special_tokens=False)["input_ids"][: self.context - len(prompt)]
         if not written:
             return []
+        if hasattr(self.torch_model, "before"):
+            return self.score_many([chat], [answer])[0]
         with torch.inference_mode(), self._switched():
             ids = torch.tensor([prompt + written], device=self.loaded.device)
             logits = self._causal(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
@@ -145,10 +151,16 @@ class HfEngine:
 
         def compute(batch: Batch) -> list[list[float]]:
             with torch.inference_mode(), self._switched():
-                rows = decoding.Rows(self._causal, prompts, batch, longest, self.loaded.device, self._squeeze)
+                device = self.loaded.device
+                rows = decoding.Rows(self._causal, prompts, batch, longest, device, self._squeeze, self._before())
                 return decoding.force(rows, [written[row] for row in _rows(batch)])
 
         return self._in_batches(prompts, longest, compute, None)
+
+    def _before(self) -> Layers | None:
+        from kmcli.engines import attention
+
+        return attention.before(self.torch_model)
 
     def _plan(self, prompts: list[list[int]], todo: Sequence[int], new: int) -> list[list[Group]]:
         batches = plan(prompts, todo, new, self.tokens_per_batch, share=self._shares is not False)
@@ -187,7 +199,8 @@ class HfEngine:
                 if streamer:
                     streamer.put(torch.tensor(mine))
                 device = self.loaded.device
-                rows = decoding.Rows(self._causal, prompts, batch, sampling.max_tokens, device, self._squeeze)
+                before = self._before()
+                rows = decoding.Rows(self._causal, prompts, batch, sampling.max_tokens, device, self._squeeze, before)
                 written = decoding.decode(
                     rows, sampling, self.loaded.end_ids, draws, streamer.put if streamer else None, ranked
                 )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from kmcli.engines.attention import Layers
 from kmcli.engines.decoding import Rows, can_decode
 from kmcli.engines.prefixes import Group
 from kmcli.errors import ResourceError
@@ -73,22 +75,41 @@ class Slots:
         """The most tokens that any row may come to."""
         return max(self._needs, default=0)
 
-    def join(self, prompts: Sequence[list[int]], needs: Sequence[int]) -> torch.Tensor:
-        """Read prompts in one pass; they become the last rows. needs: prompt and answer of each, in tokens.
+    def join(
+        self, prompts: Sequence[list[int]], needs: Sequence[int], befores: Sequence[Layers | None] = ()
+    ) -> torch.Tensor:
+        """Read prompts; they become the last rows. needs: prompt and answer of each, in tokens. befores: what stands before
+        each, if anything does: it is copied into the row's own part of the cache. Neighbours with the same are read in one
+        pass.
 
         Returns logits (prompts, vocabulary) of the token that each writes next.
         """
-        start = self.count
+        logits: list[torch.Tensor] = []
+        rows = list(zip(prompts, needs, befores or [None] * len(prompts), strict=True))
+        for _, run in groupby(rows, key=lambda row: id(row[2])):
+            some = list(run)
+            logits.append(self._join([prompt for prompt, *_ in some], [need for _, need, _ in some], some[0][2]))
+        return torch.cat(logits) if len(logits) > 1 else logits[0]
+
+    def _join(self, prompts: Sequence[list[int]], needs: Sequence[int], before: Layers | None) -> torch.Tensor:
+        start, already = self.count, 0
+        if before:
+            where: dict[str, Any] = {"device": self.device, "dtype": self.model.dtype}
+            before, already = [(keys.to(**where), values.to(**where)) for keys, values in before], before[0][0].shape[1]
+        needs = [already + need for need in needs]
         groups = [Group(0, (row,)) for row in range(len(prompts))]
         with self.around(start, start + len(prompts)):
-            read = Rows(self.model, prompts, groups, 0, self.device)
+            read = Rows(self.model, prompts, groups, 0, self.device, before=before)
         self._fit(start + len(prompts), max(self.longest_need, *needs), read.cache.layers)
         width = read.width
-        for mine, theirs in zip(self._layers, read.cache.layers, strict=True):
-            for room, states in zip(mine.room, (theirs.keys, theirs.values), strict=True):
+        for number, (mine, theirs) in enumerate(zip(self._layers, read.cache.layers, strict=True)):
+            for which, (room, states) in enumerate(zip(mine.room, (theirs.keys, theirs.values), strict=True)):
                 for row, prompt in enumerate(prompts):  # they are padded on the left
-                    room[start + row, :, : len(prompt)] = states[row, :, width - len(prompt) :]
-        self._lengths += map(len, prompts)
+                    end = already + len(prompt)
+                    room[start + row, :, already:end] = states[row, :, width - len(prompt) :]
+                if before:
+                    room[start : start + len(prompts), :, :already] = before[number][which]
+        self._lengths += [already + len(prompt) for prompt in prompts]
         self._needs += needs
         return read.logits
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmcli import adapters
 from kmcli.bases import Base, Loaded, load
 from kmcli.engines import Chat
 from kmcli.errors import KmError, ResourceError
@@ -132,12 +133,7 @@ def _suspect(path: Path) -> str:
 def reference(base: Base, adapter: Path | None) -> Loaded:
     """The base with its adapter beside it (not merged), in fp32: what `km ask` answers with."""
     loaded = load(base, "cpu")
-    if adapter is None:
-        return loaded
-    from peft import PeftModel
-
-    model: Any = PeftModel.from_pretrained(loaded.model, str(adapter)).eval()
-    return dataclasses.replace(loaded, model=model)
+    return dataclasses.replace(loaded, model=adapters.load(loaded, adapter)) if adapter else loaded
 
 
 @dataclass(frozen=True, slots=True)

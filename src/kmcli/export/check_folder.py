@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kmcli import bases
-from kmcli.adapters import lora
+from kmcli.adapters.folder import explained
 from kmcli.bases import Base, Loaded
 from kmcli.engines import Chat
 from kmcli.export.check import Checked, Tolerance, compare, reference
@@ -42,10 +42,13 @@ def check_folder(
     expected = reference(base, adapter)
 
     def opened(_: int) -> Reloaded:
+        from peft import PeftModel
+
         report(Event("export", "checking: loading the folder"))
         if form == "peft":
             loaded = bases.load(base, "cpu")
-            return Reloaded(loaded, lora.load(loaded, path))
+            with explained(path):
+                return Reloaded(loaded, PeftModel.from_pretrained(loaded.model, str(path)).eval())
         return Reloaded(bases.load(bases.describe(path.name, path), "cpu"))
 
     allowed = max((TOLERANCES[one] for one in kind.split("/") if one in TOLERANCES), key=lambda one: one.logits)

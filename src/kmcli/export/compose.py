@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmcli.adapters.lora import CONFIG, WEIGHTS
+from kmcli.adapters import kind_of
+from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Base, folder
 from kmcli.errors import KmError
 from kmcli.export.lora import read_tensors
@@ -24,12 +25,15 @@ _PREFIX = "base_model.model."
 
 
 def compose(base: Base, adapters: Sequence[Path], out: Path) -> int:
-    """Write the sum of LoRA adapters (PEFT folders) into the folder `out`, in F32. Returns the number of tensors.
+    """Write the sum of LoRA adapters (PEFT folders) into the folder `out`, in F32, or what their kind makes of others.
+    Returns the number of tensors.
 
     Raises KmError for an adapter that is damaged, not plain LoRA, of another base, or with values that are no numbers.
     """
     from safetensors.numpy import save
 
+    if join := kind_of(adapters[0]).join:
+        return join(base, adapters, out)
     shapes = Weights(base.path).shapes
     parts: dict[str, list[tuple[float, np.ndarray, np.ndarray]]] = {}
     for adapter in adapters:

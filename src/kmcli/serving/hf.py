@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kmcli import bases
+from kmcli import adapters, bases
 from kmcli.adapters import stack
 from kmcli.bases import Loaded
 from kmcli.engines.decoding import choose
@@ -56,7 +56,7 @@ class HfRows:
         module = entry.module
         with self._keeping:
             if module.id not in self._kept:
-                self._kept[module.id] = stack.read(module.path, self._loaded.device)
+                self._kept[module.id] = adapters.read(module.path, self._loaded.device)
                 self._counts.loads.inc()
                 if len(self._kept) > self._most:
                     self._kept.popitem(last=False)
@@ -73,7 +73,8 @@ class HfRows:
         need, width = self._slots.longest_need, 0
         for count, job in enumerate(jobs):
             rows = len(self._jobs) + count + 1
-            need, width = max(need, job.need), max(width, len(job.prompt))
+            before = job.module.tokens if job.module else 0
+            need, width = max(need, before + job.need), max(width, len(job.prompt))
             if rows > 1 and rows * need > self._room:
                 return count
             if count and (count + 1) * width > PROMPT_TOKENS:  # padding included
@@ -90,7 +91,11 @@ class HfRows:
                 except KmError as error:
                     job.on_written(refusals.from_error(error))
             if joined:
-                logits = self._slots.join([list(job.prompt) for job in joined], [job.need for job in joined])
+                logits = self._slots.join(
+                    [list(job.prompt) for job in joined],
+                    [job.need for job in joined],
+                    [job.module.before if job.module else None for job in joined],
+                )
                 self._logits = torch.cat([self._logits, logits]) if start else logits
         self._jobs += joined
         self._draws += map(_draws, joined)

@@ -94,7 +94,7 @@ class Service:
         """Raises KmError, mostly Refused, where it cannot be answered."""
         entry, module = await self._module(wanted.model)
         prompt = await asyncio.to_thread(self._prompt, wanted, entry is not None)
-        context = self.base.context
+        context = self.base.context - getattr(module, "tokens", 0)  # those that a module has before the prompt
         if len(prompt) >= context:
             raise Refused(
                 400,

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from kmcli import bases
-from kmcli.adapters.lora import CONFIG
+from kmcli import adapters, bases
+from kmcli.adapters.folder import CONFIG
 from kmcli.bases import Base
 from kmcli.bases.chat import chat_ids, end_ids
 from kmcli.engines.vllm import START_SECONDS, generation_config
@@ -252,6 +252,7 @@ class VllmBackend:
                     await self._client.post("/v1/unload_lora_adapter", json={"lora_name": old})
 
     def _check(self, entry: Entry) -> None:
+        adapters.require(entry.module, entry.name, "vllm")
         try:
             rank = int(json.loads((entry.module.path / CONFIG).read_text("utf-8"))["r"])
         except (OSError, ValueError, KeyError) as error:

@@ -75,19 +75,19 @@ def train(
 
 
 def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: Done, processes: int = 1) -> None:
-    """Train several documents side by side, each as it would be alone. Each is handed over as soon as it is finished or
-    has failed, which does not stop the others. processes: that share the steps of one document.
+    """Train several documents, by recipes with one kind of adapter, side by side, each as it would be alone. Each is handed
+    over as soon as it is finished or has failed, which does not stop the others. processes: that share the steps of one.
 
     Raises InterruptedRun after Ctrl-C.
     """
-    from kmcli.adapters import ADAPTERS, lora, start
-    from kmcli.training import loop, many, mixture, targets
+    from kmcli.adapters import ADAPTERS, start
+    from kmcli.training import forward, loop, many, mixture, targets
     from kmcli.training.predictions import before
     from kmcli.training.team import Team
 
     model: Any = None
     students: dict[loop.Student, Job] = {}
-    team = Team(loaded, processes, report) if processes > 1 else None
+    team = Team(loaded, processes, report, jobs[0].text) if processes > 1 else None
     budget = 0 if team else targets.MEMORY_BYTES // len(jobs)  # helpers read the file
 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
@@ -102,12 +102,13 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
                 mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other, job.kept)
                 kind, adapter = ADAPTERS[job.recipe.adapter], f"document{number}"
                 if model is None:
-                    model = kind.build(loaded, job.recipe, adapter)
+                    model = kind.build(loaded, job.recipe, adapter, job.text)
                 else:
-                    kind.add(model, loaded, job.recipe, adapter)
+                    kind.add(model, loaded, job.recipe, adapter, job.text)
+                kind.activate(model, [adapter])
                 if job.start is not None:
-                    lora.activate(model, [adapter])
-                    start.fill(lora.trainable(model), job.start)
+                    start.fill(kind.trainable(model), job.start)
+                forward.require_room(model, loaded, mix.views)
                 if mix.as_before:
                     with closing(before(loaded, mix, job.recipe, job.workspace)) as predictions:
                         predictions.compute(loaded, report, model)

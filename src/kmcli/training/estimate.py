@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kmcli.adapters import ADAPTERS, lora
+from kmcli.adapters import ADAPTERS
 from kmcli.bases import Loaded
 from kmcli.bases.vocabulary import Reader
 from kmcli.errors import KmError
 from kmcli.objectives.losses import kept_layers
 from kmcli.training import figures, loop, many, targets
-from kmcli.training.forward import layers_of
+from kmcli.training.forward import layers_of, require_room
 from kmcli.training.mixture import Mixture, Part
 from kmcli.training.predictions import Predictions
 from kmcli.types import Event, Recipe, Reporter, View, silent
@@ -101,8 +101,9 @@ def estimate(
     report: Reporter,
     asked: float | None = None,
     clock: Callable[[], float] = time.monotonic,
+    text: str = "",
 ) -> TrainingEstimate:
-    """What a training will take with the same arguments. folder: for files of the measurement.
+    """What a training will take with the same arguments. folder: for files of the measurement. text: the document's.
 
     asked: what `ask` gave, where the teacher is not the base. Raises as `train` does.
     """
@@ -111,13 +112,13 @@ def estimate(
     count = min(FEWEST if asked is None else ASKED, steps)
     report(Event("estimate", f"measuring on {count} of {steps:,} steps"))
     part = _some(mixture, recipe, count)
-    run = _measure(loaded, part, recipe, count, folder, clock)
+    run = _measure(loaded, part, recipe, count, folder, clock, text)
     many = min(MOST, steps, int(BUDGET * count / run.stepping) if run.stepping else MOST)
     if many > count and asked is None:
         count = many
         report(Event("estimate", f"measuring on {count} of {steps:,} steps"))
         part = _some(mixture, recipe, count)
-        run = _measure(loaded, part, recipe, count, folder, clock)
+        run = _measure(loaded, part, recipe, count, folder, clock, text)
     read = sum(_per_step(mixture, one, _length) for one in mixture.parts)
     scored = sum(_per_step(mixture, one, _scored) for one in mixture.parts)
     step_seconds = run.stepping * read / run.tokens
@@ -149,7 +150,13 @@ def estimate(
 
 
 def _measure(
-    loaded: Loaded, mixture: Mixture, recipe: Recipe, count: int, folder: Path, clock: Callable[[], float]
+    loaded: Loaded,
+    mixture: Mixture,
+    recipe: Recipe,
+    count: int,
+    folder: Path,
+    clock: Callable[[], float],
+    text: str,
 ) -> _Run:
     """Train so many steps on a mixture, and give the base back as it was."""
     read: list[float] = []
@@ -161,13 +168,15 @@ def _measure(
             (read if event.stage == "teacher" else stepped).append(clock())
 
     few = replace(recipe, steps=count, early_stopping=False)
-    model = ADAPTERS[recipe.adapter].build(loaded, recipe)
+    kind = ADAPTERS[recipe.adapter]
+    model = kind.build(loaded, recipe, text=text)
     try:
+        require_room(model, loaded, mixture.views)
         _train(model, loaded, replace(mixture, views=list(mixture.views)), few, folder, watch)
-        parameters = sum(one.numel() * one.element_size() for one in lora.trainable(model).values())
+        parameters = sum(one.numel() * one.element_size() for one in kind.trainable(model).values())
         out = folder / "module"
         out.mkdir(exist_ok=True)
-        ADAPTERS[recipe.adapter].save(model, out)
+        kind.save(model, out)
     finally:
         model.unload().eval()
     disk = sum(file.stat().st_size for file in out.iterdir())

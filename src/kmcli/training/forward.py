@@ -7,13 +7,16 @@ with the adapter off and on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from kmcli.bases import Loaded
-from kmcli.errors import ResourceError
+from kmcli.engines import attention
+from kmcli.errors import ResourceError, UsageError
 from kmcli.training import packed
+from kmcli.types import View
 
 
 def scored_states(
@@ -30,13 +33,19 @@ def scored_states(
     their beginning is read once. layers: those of these alone, counted from 0. documents: as `packed.pack` takes them.
     """
     base = decoder(model)
+    before = attention.before(model)
     last = layers is not None and list(layers) == [layers_of(model) - 1]
     wanted = [[index - 1 for index, on in enumerate(mask) if on] for _, mask in rows]
     if packed.can_pack(base):
         own = [len(ids) - min(places, default=len(ids) - 1) for (ids, _), places in zip(rows, wanted, strict=True)]
         batch = packed.pack([ids for ids, _ in rows], own if share else None, documents)
         positions = [place for row, places in enumerate(wanted) for place in batch.places(row, places)]
-        output = packed.read(base, batch, loaded.device, output_hidden_states=not last)
+        output = packed.read(base, batch, loaded.device, before=before, output_hidden_states=not last)
+    elif before:
+        raise ResourceError(
+            f"km cannot train what stands before a text on {loaded.base.name}: its attention is of another kind.",
+            "Use the adapter lora, or choose another base with --model (see km models).",
+        )
     else:
         width = max(len(ids) for ids, _ in rows)
         positions = [row * width + place for row, places in enumerate(wanted) for place in places]
@@ -82,7 +91,8 @@ def check_head(model: Any, loaded: Loaded, row: tuple[list[int], list[bool]]) ->
     ids, mask = row
     training = model.training
     model.eval()
-    with torch.no_grad():
+    bare = model.disable_adapter() if attention.before(model) else nullcontext()
+    with torch.no_grad(), bare:
         mine = logits(model, scored_states(model, loaded, [row])[-1])
         whole = causal(model)(input_ids=torch.tensor([ids], device=loaded.device), use_cache=False).logits[0]
     model.train(training)
@@ -91,6 +101,19 @@ def check_head(model: Any, loaded: Loaded, row: tuple[list[int], list[bool]]) ->
         raise ResourceError(
             f"km cannot train {loaded.base.name}: its {loaded.base.family} head is of a kind that km does not know.",
             "Choose another base with --model (see km models).",
+        )
+
+
+def require_room(model: Any, loaded: Loaded, views: Sequence[View]) -> None:
+    """Raise UsageError where the base does not reach from what stands before a text to the end of every view."""
+    before = attention.before(model)
+    already = before[0][0].shape[1] if before else 0
+    longest = max((len(view.student_ids) for view in views), default=0)
+    if before and already + longest > loaded.base.context:
+        raise UsageError(
+            f"{already:,} tokens before a sample of {longest:,} are more than the {loaded.base.context:,} that "
+            f"{loaded.base.name} reads at once.",
+            "Make them fewer with --tokens, or the samples shorter with --chunk-tokens and --max-tokens.",
         )
 
 

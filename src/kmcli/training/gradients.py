@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kmcli.adapters.lora import activate
 from kmcli.bases import Loaded
 from kmcli.errors import KmError
 from kmcli.training import packed
@@ -183,7 +182,7 @@ class Gradients:
 
     def _pass(self, pieces: Sequence[Piece], numbers: Mapping[int, Numbers]) -> None:
         rows = [[piece.student.row(i) for i in piece.indices] for piece in pieces]
-        activate(self.model, [piece.student.adapter for piece in pieces])
+        pieces[0].student.kind.activate(self.model, [piece.student.adapter for piece in pieces])
         if len(pieces) > 1:
             self.stacked.set([sum(len(ids) for ids, _ in some) for some in rows], self.loaded.device)
         states_LND = scored_states(

@@ -36,6 +36,11 @@ def fast_layers(model: Any, head: Any) -> Iterator[Stacked]:
         for layer in layers:
             layer.forward = _adapted(layer, stacked)
             changed.append(layer)
+        if not layers:  # of a model whose adapter is not in its layers
+            plain = [module for module in model.modules() if _suitable(module) and module is not head]
+            for layer in plain:
+                layer.forward = partial(_frozen, layer)
+                changed.append(layer)
         if _suitable(head):
             head.forward = partial(_frozen, head)
             changed.append(head)
@@ -90,7 +95,7 @@ def can_stack(model: Any, names: Sequence[str]) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    return all(
+    return bool(layers) and all(
         isinstance(layer, Linear)
         and all(_plain(layer, name) for name in names)
         and len({layer.r[name] for name in names}) == 1

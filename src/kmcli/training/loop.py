@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kmcli.adapters import lora
+from kmcli.adapters import ADAPTERS
+from kmcli.adapters.folder import FIRST
 from kmcli.bases import Loaded
 from kmcli.errors import KmError
 from kmcli.objectives import AS_BEFORE
@@ -53,7 +54,7 @@ class Student:
         recipe: Recipe,
         folder: Path,
         report: Reporter,
-        adapter: str = lora.FIRST,
+        adapter: str = FIRST,
         name: str = "",
         budget: int = targets.MEMORY_BYTES,
     ) -> None:
@@ -63,8 +64,9 @@ class Student:
         """
         self.model, self.loaded, self.mixture, self.recipe = model, loaded, mixture, recipe
         self.folder, self.report, self.adapter, self.name = folder, report, adapter, name
-        lora.activate(model, [adapter])
-        self.parameters = lora.trainable(model)
+        self.kind = ADAPTERS[recipe.adapter]
+        self.kind.activate(model, [adapter])
+        self.parameters = self.kind.trainable(model)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
@@ -111,7 +113,7 @@ class Student:
     def begin(self) -> None:
         """What a step needs before its gradients."""
         if self.renewal.indices and self.progress.step % self.recipe.skd_every == 0:
-            lora.activate(self.model, [self.adapter])
+            self.kind.activate(self.model, [self.adapter])
             soon = range(self.progress.step, min(self.steps, self.progress.step + self.recipe.skd_every))
             read = (batch for at in soon for _, batch in self.batches(at))
             self.progress.written = self.renewal.renew(self.progress.step, read)
@@ -157,7 +159,7 @@ class Student:
         progress.tokens += sum(sum(self.views[i].student_mask) for _, batch in self.current for i in batch)
         progress.curve.append({"step": progress.step, **numbers})
         if self.mixture.held_out and (progress.step % self.every == 0 or progress.step == self.steps):
-            lora.activate(self.model, [self.adapter])
+            self.kind.activate(self.model, [self.adapter])
             progress.last = sum(
                 _evaluate(self.model, partial(self._read, part), self.views, part.held_out, self.recipe)
                 for part in self.mixture.parts

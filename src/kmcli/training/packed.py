@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from kmcli.engines.attention import Layers, attend_over
 from kmcli.engines.prefixes import plan
 
 NAME = "km_packed"
@@ -121,14 +122,23 @@ def _equal(decoder: Any) -> bool:
     return True
 
 
-def read(decoder: Any, packed: Packed, device: torch.device, plan: _Plan | None = None, **more: Any) -> Any:
-    """The decoder's output for a batch, of shape (1, T, ...)."""
+def read(
+    decoder: Any,
+    packed: Packed,
+    device: torch.device,
+    plan: _Plan | None = None,
+    before: Layers | None = None,
+    **more: Any,
+) -> Any:
+    """The decoder's output for a batch, of shape (1, T, ...). before: what every row reads before its own tokens, which
+    begin behind it; no row shares anything else then."""
+    already = before[0][0].shape[1] if before else 0
     with attending(decoder):
         return decoder(
             input_ids=torch.tensor([packed.ids], device=device),
-            position_ids=torch.tensor([packed.positions], device=device),
+            position_ids=already + torch.tensor([packed.positions], device=device),
             use_cache=False,
-            packed=plan or _Plan(packed.blocks, device),
+            packed=plan or _Plan(packed.blocks, device, before),
             **more,
         )
 
@@ -151,9 +161,15 @@ class _Plan:
     spans: (start, tokens, rows, width, gather, scatter) of samples by themselves: `rows` samples of at most `width` tokens;
     gather and scatter bring tokens to rows with padding and back, None where all are of one length. shared: (start, prefix,
     lengths) of those that have a beginning in common. windows: whether any layer has said that it sees a window only.
+    before: what all samples see before their own tokens; of a base whose layers see everything.
     """
 
-    def __init__(self, blocks: Sequence[tuple[int, list[int]]], device: torch.device) -> None:
+    def __init__(
+        self, blocks: Sequence[tuple[int, list[int]]], device: torch.device, before: Layers | None = None
+    ) -> None:
+        if before and any(prefix for prefix, _ in blocks):
+            raise ValueError("samples that share a beginning have nothing else before them")
+        self.before = before
         self.spans: list[tuple[int, int, int, int, torch.Tensor | None, torch.Tensor | None]] = []
         self.shared: list[tuple[int, int, list[int]]] = []
         self.windows = False
@@ -209,6 +225,12 @@ def _attend(
     parts: list[tuple[int, torch.Tensor]] = []
     for start, total, count, width, gather, scatter in packed.spans:
         asked, keys, values = (_rows(states[start : start + total], count, width, gather) for states in (q, k, v))
+        if packed.before:
+            before = packed.before[module.layer_idx]
+            out = attend_over(asked, keys, values, before, scaling or q.shape[-1] ** -0.5)
+            flat = out.transpose(1, 2).reshape(count * width, *q.shape[1:])
+            parts.append((start, flat if scatter is None else flat.index_select(0, scatter)))
+            continue
         window = sliding_window if sliding_window and sliding_window < width else None
         mask = None if window is None else _visible(width, width, window, q.device)
         out = scaled_dot_product_attention(

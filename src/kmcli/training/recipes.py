@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kmcli.adapters import ADAPTERS
 from kmcli.bases import Base
 from kmcli.bases.quantised import BITS
 from kmcli.errors import UsageError, did_you_mean
@@ -57,14 +58,19 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
     values: dict[str, Any] = {"chunk_tokens": base.chunk_tokens}
     values.update(_known(base.recipe, f"the card of {base.name}"))
     values.update(PRESETS[preset])
-    if file is not None:
-        values.update(_known(_read(file), str(file)))
-    values.update(map(_pair, settings))
+    given = dict(_known(_read(file), str(file))) if file is not None else {}
+    given.update(map(_pair, settings))
+    adapter = _checked("adapter", given.get("adapter", values.get("adapter", Recipe().adapter)))
+    values.update(ADAPTERS[adapter].DEFAULTS)
+    values.update(given)
     checked = {key: _checked(key, value) for key, value in values.items()}
     recipe = dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
     if not recipe.teacher:
         check_prompts(recipe, base.prompts)
     study_tasks(recipe)
+    if recipe.init and "init" not in ADAPTERS[recipe.adapter].ABLE:
+        what = ADAPTERS[recipe.adapter].WHAT
+        raise UsageError(f"{what} begins from its own document, not from another's module.", "Leave --init out.")
     check_lengths(recipe)
     return recipe
 
@@ -149,6 +155,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "top_p": (0.01, 1),
     "min_score": (0, BEST),
     "teacher_top_k": (1, 1 << 20),
+    "cartridge_tokens": (0, 1 << 20),
+    "cartridge_frozen": (0, 1 << 20),
     "rank": (1, 4096),
     "alpha": (1, 1 << 16),
     "dropout": (0, 0.9),

@@ -22,6 +22,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from kmcli.bases import Loaded
+from kmcli.engines import attention
 from kmcli.objectives import OfSamples
 from kmcli.training.forward import decoder, logits
 from kmcli.training.mixture import Mixture
@@ -173,6 +174,13 @@ class _Reader:
         self.cache: Any = DynamicCache(config=decoder(model).config)
         shared = _shared(prompts)
         self.seen = torch.zeros((1, 0), dtype=torch.long, device=loaded.device)
+        with self._on():
+            before = attention.before(model) or ()
+        for number, (keys, values) in enumerate(before):
+            self.cache.update(keys[None], values[None], number)
+            self.seen = torch.ones((1, keys.shape[1]), dtype=torch.long, device=loaded.device)
+        if before and not shared:
+            self.cache.batch_repeat_interleave(len(prompts))
         if shared:
             self.read(torch.tensor([prompts[0][:shared]], device=loaded.device))
             self.cache.batch_repeat_interleave(len(prompts))

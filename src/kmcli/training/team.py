@@ -80,13 +80,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a helper is to train. folder: where the teacher's targets are."""
+    """What a helper is to train. folder: where the teacher's targets are. text: the document's."""
 
     mixture: Mixture
     recipe: Recipe
     folder: Path
     tokens: int
     """Of a pass, to begin with."""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,9 @@ class Helper:
 class Team:
     """The helpers of one training, from their start to `close`."""
 
-    def __init__(self, loaded: Loaded, processes: int, report: Reporter) -> None:
-        """They begin to load the base, which `meet` waits for."""
+    def __init__(self, loaded: Loaded, processes: int, report: Reporter, text: str = "") -> None:
+        """They begin to load the base, which `meet` waits for. text: the document's."""
+        self.text = text
         device = loaded.device.type
         self.report = report
         self.folder = tempfile.TemporaryDirectory(prefix="km-team-")
@@ -170,7 +172,7 @@ class Team:
             self.place.take()
             for helper in self.helpers:
                 first = replace(student.mixture, views=list(student.renewal.first))
-                helper.pipe.send(Work(first, student.recipe, student.folder, tokens))
+                helper.pipe.send(Work(first, student.recipe, student.folder, tokens, self.text))
             self.place.meet()
 
     @contextmanager

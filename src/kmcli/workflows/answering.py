@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kmcli import adapters
 from kmcli.bases import Base, on_processor
 from kmcli.engines import Engine, Scorer
 from kmcli.errors import KmError, UsageError
@@ -65,20 +66,28 @@ def open_answering(house: House, base: Base, members: Sequence[Member] = ()) -> 
 
 
 def _open_cold(house: House, base: Base, members: Sequence[Member]) -> Scoring:
+    found = _tried_llamacpp(house, base, members)
+    if found:
+        return found
+    from kmcli.engines.hf import HfEngine
+
+    loaded = house.load(base)
+    weighted = [(member.module.path, member.weight) for member in members]
+    return Scoring(HfEngine(loaded, adapters.load_sum(loaded, weighted) if members else None), counter(loaded))
+
+
+def _tried_llamacpp(house: House, base: Base, members: Sequence[Member]) -> Scoring | None:
+    """None where torch is to answer, or must."""
     wanted = wanted_engine(house)
-    if wanted == "llamacpp" or (wanted == "auto" and llamacpp_can(house, base)):
+    able = all(adapters.able(member.module, "llamacpp") for member in members)
+    if wanted == "llamacpp" or (wanted == "auto" and able and llamacpp_can(house, base)):
         try:
             return _by_llamacpp(house, base, members)
         except KmError as error:
             if wanted == "llamacpp":
                 raise
             house.warn(f"answered by torch, because llama.cpp cannot do it: {error.message}")
-    from kmcli.adapters import lora
-    from kmcli.engines.hf import HfEngine
-
-    loaded = house.load(base)
-    weighted = [(member.module.path, member.weight) for member in members]
-    return Scoring(HfEngine(loaded, lora.load_sum(loaded, weighted) if members else None), counter(loaded))
+    return None
 
 
 Weighed = Callable[[Sequence[float]], Scoring]
@@ -87,30 +96,29 @@ Weighed = Callable[[Sequence[float]], Scoring]
 
 def open_weighed(house: House, base: Base, members: Sequence[Member]) -> Weighed:
     """Like open_answering, for asking with modules and then without, or with one after the other. Each is loaded once."""
-    answering = _open_cold(house, base, members)  # a server does not weigh
-    engine = answering.engine
-    if engine.name == "llamacpp":
+    answering = _tried_llamacpp(house, base, members)  # a server does not weigh
+    if answering:
+        by_llamacpp, engine = answering, answering.engine
 
         def weighed(weights: Sequence[float]) -> Scoring:
             engine.weigh(weights)  # type: ignore[attr-defined]
-            return answering
+            return by_llamacpp
 
         return weighed
-    from kmcli.adapters import lora
     from kmcli.engines.hf import HfEngine
 
-    assert isinstance(engine, HfEngine)
-    loaded, held, now = engine.loaded, engine, [member.weight for member in members]
+    loaded = house.load(base)
+    held, now, count = HfEngine(loaded), [0.0] * len(members), counter(loaded)
 
     def loaded_anew(weights: Sequence[float]) -> Scoring:
         nonlocal held, now
         if list(weights) == now:
-            return Scoring(held, answering.count)
+            return Scoring(held, count)
         if held.torch_model is not loaded.model:
             held.torch_model.unload()
         on = [(member.module.path, weight) for member, weight in zip(members, weights, strict=True) if weight]
-        held, now = HfEngine(loaded, lora.load_sum(loaded, on) if on else None), list(weights)
-        return Scoring(held, answering.count)
+        held, now = HfEngine(loaded, adapters.load_sum(loaded, on) if on else None), list(weights)
+        return Scoring(held, count)
 
     return loaded_anew
 
@@ -169,7 +177,10 @@ def _by_llamacpp(house: House, base: Base, members: Sequence[Member]) -> Scoring
 
 
 def made_module_file(house: House, base: Base, name: str, module: KnowledgeModule) -> Path:
-    """A module's LoRA file, written where it is missing; those of the document's earlier modules go."""
+    """A module's LoRA file, written where it is missing; those of the document's earlier modules go.
+
+    Raises UsageError where llama.cpp cannot load such a module."""
+    adapters.require(module, name, "llamacpp")
     folder = house.library.cache_of(module.document_id)
     file = folder / f"{module.id}.gguf"
     if not file.exists():

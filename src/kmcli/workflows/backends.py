@@ -16,7 +16,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from kmcli import bases
+from kmcli import adapters, bases
 from kmcli.bases import Base
 from kmcli.errors import UsageError
 from kmcli.serving import Entry, Limits
@@ -81,7 +81,8 @@ def _vllm(house: House, base: Base, limits: Limits, counts: Counts) -> Backend:
 
     interpreter = interpreter_of(house.settings["vllm_python"].value or None)
     library = house.library
-    trained = [module.recipe.rank for module in map(library.module, library.documents()) if module]
+    modules = filter(None, map(library.module, library.documents()))
+    trained = [module.recipe.rank for module in modules if adapters.able(module, "vllm")]
     extractors = [one.recipe.rank for one in library.extractors.all()]
     rank = allowed_rank(max([int(base.recipe.get("rank", Recipe().rank)), *trained]) + max(extractors, default=0))
     house.report(Event("serve", "starting vLLM, which takes a minute or more"))

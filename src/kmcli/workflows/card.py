@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kmcli.adapters import ADAPTERS
 from kmcli.types import Document, Recipe
 from kmcli.workflows import starts
 
@@ -14,7 +15,8 @@ def written(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
     lines = [
         f"# Knowledge Module of {document.name}",
         "",
-        f"A LoRA adapter (PEFT format) that answers from one document of {document.words:,} words "
+        f"The adapter is {ADAPTERS[recipe.adapter].WHAT}, in PEFT's format. It answers from one document of "
+        f"{document.words:,} words "
         f"(SHA-256 of its text: {document.text_sha256}).",
         "",
         f"- Base: {recipe.base_label or recipe.model}, revision {recipe.revision}. It fits no other weights.",

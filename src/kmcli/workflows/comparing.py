@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from kmcli.adapters import lora
+from kmcli import adapters
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import join_pages
 from kmcli.compare import Comparison, Facts
@@ -109,7 +109,7 @@ def compare(
         facts=Facts(
             lambda tokens: kv_bytes(loaded.model.config, tokens, str(loaded.model.dtype)),
             count(whole),
-            (module.path / lora.WEIGHTS).stat().st_size if module else None,
+            adapters.size_of(module.path) if module else None,
             float(stored) if stored is not None else None,
         ),
     )
@@ -223,7 +223,7 @@ Changes = tuple[bool, bool]
 
 
 def _folders(chosen: Sequence[Way], module: KnowledgeModule | None, baked: Baked | None) -> dict[Changes, Path]:
-    """Of what changes the base in the chosen ways, the folder of a LoRA that does it."""
+    """Of what changes the base in the chosen ways, the folder of an adapter that does it."""
     folders: dict[Changes, Path] = {}
     for way in chosen:
         how = METHODS[way.method]
@@ -244,7 +244,7 @@ def _engines(loaded: Loaded, chosen: Sequence[Way], folders: Mapping[Changes, Pa
     }
     model: Any = None
     if folders:
-        model = lora.load_side_by_side(loaded, {names[changes]: folder for changes, folder in folders.items()})
+        model = adapters.load_side_by_side(loaded, {names[changes]: folder for changes, folder in folders.items()})
     plain = HfEngine(loaded, model, adapter=model is None)
     able: dict[Changes, Engine] = {(False, False): plain}
     able |= {changes: HfEngine(loaded, model, adapter=name) for changes, name in names.items()}

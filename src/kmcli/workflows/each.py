@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kmcli import adapters
 from kmcli.bases import Base
 from kmcli.engines import Generation
 from kmcli.errors import KmError, NotFoundError, UsageError
@@ -119,15 +120,16 @@ def _groups(
 
 
 def _answers(house: House, base: Base, members: Sequence[Member], question: str) -> Iterator[tuple[str, Row]]:
-    """The engine that answers and a row, as each is answered.
+    """The engine that answers and a row, as each is answered. By `auto`, torch those that llama.cpp cannot load.
 
     Where `auto` finds that llama.cpp cannot do it, that is said and torch does it.
     """
     wanted = answering.wanted_engine(house)
     left = {member.document.id: member for member in members}
-    if wanted == "llamacpp" or (wanted == "auto" and answering.llamacpp_can(house, base)):
+    able = [one for one in members if wanted == "llamacpp" or adapters.able(one.module, "llamacpp")]
+    if able and (wanted == "llamacpp" or (wanted == "auto" and answering.llamacpp_can(house, base))):
         try:
-            for row in _by_llamacpp(house, base, members, question):
+            for row in _by_llamacpp(house, base, able, question):
                 del left[row.document.id]
                 yield "llamacpp", row
         except UsageError:

@@ -120,7 +120,7 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
         loaded = loader.load(base, recipe.base_bits)
         loading = time.monotonic() - began
         views = mix(loaded, samples, texts, text, recipe, silent, other)
-        training = estimate(loaded, views, recipe, folder, house.report, asked)
+        training = estimate(loaded, views, recipe, folder, house.report, asked, text=text)
     seconds = loading + training.seconds + (material.seconds if material else 0.0)
     return EstimatedTraining(document, material, training, seconds, training.disk + bytes_written)
 

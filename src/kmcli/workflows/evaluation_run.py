@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kmcli import adapters
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import join_pages
 from kmcli.engines import Engine, Sampling
@@ -123,7 +124,6 @@ class Run:
     @contextmanager
     def _engines(self, loaded: Loaded, document: Document, methods: Sequence[Method]) -> Iterator[dict[Method, Engine]]:
         """For each method an engine with what is on the base for it: the document's module, an extractor, both, nothing."""
-        from kmcli.adapters import lora
         from kmcli.engines.hf import HfEngine
 
         module = self._house.library.module(document)
@@ -139,7 +139,7 @@ class Run:
                 folders[_name(method)] = made.path
             elif how.km and module:
                 folders[_name(method)] = module.path
-        model: Any = lora.load_side_by_side(loaded, folders) if folders else None
+        model: Any = adapters.load_side_by_side(loaded, folders) if folders else None
         try:
             yield {method: HfEngine(loaded, model, adapter=_name(method) or model is None) for method in methods}
         finally:

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kmcli import training
-from kmcli.adapters import lora
+from kmcli import adapters, training
 from kmcli.bases import Loaded
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Engine
@@ -123,7 +122,7 @@ def examine(
     late = sum(chunk.sha256 not in looked_at for chunk in chunks if chunk.sha256 not in by_chunk)
     total, done = sum(map(len, by_chunk.values())), 0
     passages: dict[str, Passage] = {}
-    model = lora.load(loaded, module.path)
+    model = adapters.load(loaded, module.path)
     try:
         teacher, student = HfEngine(loaded, model, adapter=False), HfEngine(loaded, model)
         house.report(Event("exam", f"questioning {document.name}", 0, total))

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from kmcli import bases
+from kmcli import adapters, bases
 from kmcli.bases import Base
 from kmcli.errors import ResourceError, UsageError
 from kmcli.library.files import delete, explained, make_folder
@@ -54,8 +54,9 @@ def method_of(extractor: Extractor) -> Method:
 def baked(house: House, document: Document, module: KnowledgeModule, extractor: Extractor) -> KnowledgeModule:
     """A Knowledge Module and an extractor as one module, written where it is missing.
 
-    Raises UsageError where they are of different bases, KmError where one is damaged.
+    Raises UsageError where they are of different bases, or the module takes no extractor, KmError where one is damaged.
     """
+    adapters.require(module, document.name, "extractor")
     recipe = extractor.recipe
     if module.recipe.revision != recipe.revision:
         raise UsageError(

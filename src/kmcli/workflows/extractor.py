@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmcli import adapters
 from kmcli.errors import NotFoundError, UsageError
 from kmcli.types import Document, Event, Extractor, ExtractorRecipe, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
@@ -76,6 +77,8 @@ def train(
         modules = _modules(house, documents, options.modules or not questions)
         if options.modules:
             pairs = [(document, modules[document.id]) for document in documents]
+            for document, module in pairs:
+                adapters.require(module, document.name, "extractor")
             base = house.common_base(pairs, "an extractor is for one", "Leave those of the other base out.")
         else:
             base = house.base()
@@ -95,14 +98,12 @@ def train(
         taught, held = training.split(list(found), recipe)
         resumed = _take_up(house, name, workspace, recipe, modules, found, restart)
 
-        from kmcli.adapters import stack
-
         out = house.library.extractors.staging(workspace)
         metrics = training.train(
             loaded,
             [one for about in taught for one in found[about]],
             [one for about in held for one in found[about]],
-            lambda about: stack.read(modules[about].path, loaded.device) if recipe.modules else None,
+            lambda about: adapters.read(modules[about].path, loaded.device) if recipe.modules else None,
             recipe,
             workspace,
             out,

@@ -122,8 +122,9 @@ class Group:
         """Train the documents that were written about since the last call."""
         self.close()  # what writes needs memory
         tasks, self._tasks = self._tasks, []
-        for base, bits in dict.fromkeys((task.base, task.recipe.base_bits) for task in tasks):
-            mine = [task for task in tasks if (task.base, task.recipe.base_bits) == (base, bits)]
+        for alike in dict.fromkeys(map(_alike, tasks)):
+            mine = [task for task in tasks if _alike(task) == alike]
+            base, bits, _ = alike
             jobs = self._jobs([task for task in mine if not task.module])
             try:
                 loaded = self._loader.load(base, bits)
@@ -283,6 +284,11 @@ class Group:
             self.close()
             self._writer = Writer(self._house, self._loader, task.base, task.recipe)
         return self._writer
+
+
+def _alike(task: Task) -> tuple[Base, int, str]:
+    """Tasks may train together where this is the same."""
+    return task.base, task.recipe.base_bits, task.recipe.adapter
 
 
 def _remember(

@@ -1,4 +1,4 @@
-"""Importing: a LoRA adapter from elsewhere, in PEFT's format, becomes the Knowledge Module of a document.
+"""Importing: an adapter from elsewhere, in PEFT's format, becomes the Knowledge Module of a document.
 
 It is checked against the base that it names before anything changes in the library, and kept in the plainest form that its
 numbers allow (`export.compose`), so that whatever km does with a module of its own it can do with this one. Nothing in the
@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kmcli import bases
+from kmcli import adapters, bases
+from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Base
 from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
@@ -26,7 +27,6 @@ from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Re
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import MARK, find_one
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LONGEST_CARD = 200_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -51,8 +51,8 @@ def import_module(
     document: the name of one that is here, or a file to add; None: the adapter's model card is the document. name: what
     to call a document that is new. force: in place of a module, or an unfinished training, that the document has.
 
-    Raises NotFoundError, UsageError or KmError for a folder that is no plain LoRA adapter, ResourceError where its base
-    cannot be had. Then nothing has changed.
+    Raises NotFoundError, UsageError or KmError for a folder that is no adapter of a kind that km has, ResourceError where
+    its base cannot be had. Then nothing has changed.
     """
     from kmcli.export import compose
 
@@ -71,7 +71,7 @@ def import_module(
             staging = house.library.staging(target)
             for file in Path(plain).iterdir():
                 (staging / file.name).write_bytes(file.read_bytes())
-            (staging / "card.md").write_text(_card(target, folder, base), "utf-8")
+            (staging / "card.md").write_text(_card(target, folder, base, recipe), "utf-8")
             metrics = {"imported": str(folder)}
             module = house.library.commit_module(_trained_on(house, target, told, document), staging, recipe, metrics)
     return ImportReport(target, module, added, document is None)
@@ -117,8 +117,8 @@ def _as_import() -> Iterator[None]:
 
 
 def _recipe(base: Base, config: Mapping[str, Any], told: Mapping[str, Any], plain: Path) -> Recipe:
-    """The recipe that km.json tells, where a km has exported the folder; else what the adapter's own config says."""
-    written = json.loads((plain / CONFIG).read_text("utf-8"))
+    """The recipe that km.json tells, where a km has exported the folder; else what the adapter itself says."""
+    name = adapters.name_of(plain)
     dropout = config.get("lora_dropout")
     recipe = Recipe(
         objective=IMPORTED, tasks=(IMPORTED,), dropout=float(dropout) if isinstance(dropout, int | float) else 0.0
@@ -133,8 +133,8 @@ def _recipe(base: Base, config: Mapping[str, Any], told: Mapping[str, Any], plai
         model=base.name,
         revision=base.revision,
         base_label=base.label,
-        rank=int(written["r"]),
-        alpha=round(written["lora_alpha"]),
+        adapter=name,
+        **adapters.ADAPTERS[name].written(plain),
     )
 
 
@@ -227,7 +227,7 @@ def _card_as_document(folder: Path, base: Base, recipe: Recipe, told: Mapping[st
     card = readme.read_bytes()[:_LONGEST_CARD].decode("utf-8", "replace") if readme.is_file() else ""
     text = clean(
         f"# {title}\n\n"
-        f"This is the model card of an imported Knowledge Module: a LoRA of rank {recipe.rank} for the base "
+        f"This is the model card of an imported Knowledge Module: {adapters.ADAPTERS[recipe.adapter].WHAT} for the base "
         f"{base.label or base.portable_name}. What it was trained on is not in this library.\n\n"
         f"SHA-256 of its weights: {digest}\n\n" + _FRONT.sub("", card, count=1)
     )
@@ -253,11 +253,12 @@ def _trained_on(house: House, document: Document, told: Mapping[str, Any], given
     return replace(document, text_sha256=theirs)
 
 
-def _card(document: Document, folder: Path, base: Base) -> str:
+def _card(document: Document, folder: Path, base: Base, recipe: Recipe) -> str:
+    what = adapters.ADAPTERS[recipe.adapter].WHAT
     lines = [
         f"# Knowledge Module of {document.name}",
         "",
-        f"A LoRA adapter (PEFT format), imported from {folder.name}.",
+        f"The adapter is {what}, in PEFT's format, imported from {folder.name}.",
         "",
         f"- Base: {base.label or base.portable_name}, revision {base.revision}. It fits no other weights.",
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kmcli import adapters
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, NotFoundError
 from kmcli.library.exams import Exam
@@ -76,6 +77,8 @@ def begins_from(house: House, document: Document, wanted: Recipe, given: bool) -
     except KmError:  # of a newer km
         return None
     if module is None or module.text_sha256 == document.text_sha256 or not house.library.cut(module):
+        return None
+    if not adapters.able(module, "init"):
         return None
     recipe = replace(recipe_of(module, wanted, given), init_revision="")
     alike = recipe == wanted if given else (recipe.model, recipe.revision) == (wanted.model, wanted.revision)
@@ -150,13 +153,12 @@ def questions(
 
 def keep_differences(loaded: Loaded, asked: Mapping[str, bool], redline: Redline, new: Path) -> None:
     """Leave in a new module's folder what it answers differently from the one before it, as `changes` reads it."""
-    from kmcli.adapters import lora
     from kmcli.engines.hf import HfEngine
     from kmcli.evaluation.methods import answer_all
 
     said: list[list[str]] = []
     for folder in (redline.module.path, new):
-        model = lora.load(loaded, folder)
+        model = adapters.load(loaded, folder)
         try:
             put = [Question(question, ()) for question in asked]
             answers = answer_all("km", HfEngine(loaded, model), put, loaded.base.prompts) or ()

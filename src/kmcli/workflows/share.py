@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import kmcli
+from kmcli import adapters
 from kmcli import export as exporting
 from kmcli.bases import Base
 from kmcli.engines import Chat
@@ -99,6 +100,8 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
     if house.extractor and len(documents) > 1:
         raise UsageError("an extractor cannot be exported with several documents at once.", "Name one document.")
     members = [Member(document, _module(house, document)) for document in documents]
+    for member in members:
+        adapters.require(member.module, member.document.name, "merged" if wish.format == "hf" else wish.format)
     title = _title(documents) + (f"-{house.extractor}" if house.extractor else "")
     target = wish.out or Path(title + form.ending)
     exporting.require_target(target, form.is_folder, wish.force)
@@ -106,11 +109,11 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
     metadata = _metadata(base, members, title, extracting.chosen(house))
     house.announce(base)
     with ExitStack() as until:
-        adapters = [member.module.path for member in members]
-        adapter = adapters[0]
-        if len(adapters) > 1:
+        folders = [member.module.path for member in members]
+        adapter = folders[0]
+        if len(folders) > 1:
             adapter = until.enter_context(temporary(target, is_folder=True))
-            exporting.compose(base, adapters, adapter)
+            exporting.compose(base, folders, adapter)
         exported = _write(house, wish, base, adapter, target, quant, metadata)
         checked = None
         if wish.check:

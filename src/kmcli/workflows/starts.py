@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmcli import adapters
 from kmcli.errors import KmError, UsageError
 from kmcli.types import Document, Event, KnowledgeModule, Recipe
 from kmcli.workflows.house import House, untrained
@@ -38,6 +39,7 @@ def modules(house: House, recipe: Recipe, document: Document | None = None) -> l
                 f"the Knowledge Module of {other.name} fits another base ({module.recipe.model}).",
                 f"{AFRESH}, or train on that base: --model {module.recipe.model}",
             )
+        adapters.require(module, other.name, "init")
         if module.recipe.rank != recipe.rank:
             raise UsageError(
                 f"the Knowledge Module of {other.name} has rank {module.recipe.rank}, and this recipe {recipe.rank}.",
@@ -63,7 +65,7 @@ def modules(house: House, recipe: Recipe, document: Document | None = None) -> l
 
 
 def _fits(one: Recipe, other: Recipe) -> bool:
-    return (one.model, one.revision, one.rank) == (other.model, other.revision, other.rank)
+    return (one.adapter, one.model, one.revision, one.rank) == (other.adapter, other.model, other.revision, other.rank)
 
 
 def outranked(workspace: Path) -> bool:

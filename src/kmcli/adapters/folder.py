@@ -1,0 +1,40 @@
+"""What the folders of all adapters have in common: PEFT's two files, and how damage to them is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kmcli.errors import KmError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+FIRST = "default"
+"""What PEFT calls an adapter that has no other name; all are saved as if they had this one."""
+
+AGAIN = "Train it again with: km train NAME --restart"
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What goes wrong within it is told as a KmError: the module in the folder cannot be loaded."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KmError(f"the Knowledge Module in {folder} cannot be loaded: {why}", AGAIN) from None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """PEFT's configuration. Raises KmError where it cannot be read."""
+    with explained(folder):
+        found = json.loads((folder / CONFIG).read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{CONFIG} is damaged")
+        return found
