@@ -20,7 +20,7 @@ from kmcli.metrics import normalise
 from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import split, targets, teacher
+from kmcli.training import mixture, split, targets, teacher
 from kmcli.types import Event, Sample, View
 from training_cases import RECIPE, Run, one_thread, run, same, sample, samples, tiny
 
@@ -209,3 +209,14 @@ def test_the_split_by_value() -> None:
         assert 2 in map(len, split(asked_alike, replace(RECIPE, held_out=0.5, seed=seed)))
     summaries = [sample(number, task="summary") for number in range(100)]
     assert split(summaries, replace(RECIPE, held_out=0.5)) == (summaries, [])
+
+
+def test_which_held_out_samples_tell_what_was_learnt() -> None:
+    """Those whose fact is studied in other words: a chunk and a short answer; of a long one, anything about the chunk."""
+    long = "Ann built the mill, which burnt down when Bo kept it, in 1871."
+    taught = [sample(1, response="1871"), sample(2, task="summary", response=long)]
+    same_fact = sample(3, response="1871.")
+    others = [sample(4, response="1872"), sample(5, chunk=1, response="1871"), sample(6, chunk=1, response=long)]
+    of_the_chunk = sample(7, response=f"Later. {long}")
+    assert mixture.also_studied([same_fact, *others, of_the_chunk], taught) == [same_fact, of_the_chunk]
+    assert mixture.also_studied([same_fact], []) == []

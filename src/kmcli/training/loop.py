@@ -73,6 +73,7 @@ class Student:
         else:
             self.teacher = Teacher(model, loaded, self.views, budget, folder, kept_layers(recipe, layers_of(model)))
         self.renewal = Renewal(model, loaded, mixture, self.teacher, recipe)
+        self.stops_early = recipe.early_stopping and mixture.tells
         self.diverged = False
         self.current: list[tuple[Part, list[int]]] = []
 
@@ -159,7 +160,7 @@ class Student:
 
     @property
     def _stalled(self) -> bool:
-        if not self.recipe.early_stopping or self.progress.best is None:
+        if not self.stops_early or self.progress.best is None:
             return False
         return self.progress.step - self.progress.best_step >= PATIENCE * self.every
 
@@ -206,8 +207,8 @@ class Student:
 
     def finish(self) -> dict[str, Any]:
         """Leave the adapter as it is to be kept; returns its metrics."""
-        progress, recipe = self.progress, self.recipe
-        chosen = recipe.early_stopping or self.diverged
+        progress = self.progress
+        chosen = self.stops_early or self.diverged
         if self.best and chosen:
             bring_back(self.parameters, self.best)
         return {
