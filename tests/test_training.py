@@ -136,9 +136,19 @@ def test_only_material_of_known_chunks_and_wanted_tasks_is_used(run: Run) -> Non
 
 
 def test_steps_follow_from_epochs_where_none_are_given(run: Run) -> None:
-    metrics, _ = run(steps=0, epochs=2.5, held_out=0.0)
+    alike = [sample(number, chunk=number % 2, response=f"Ann of {number % 4}") for number in range(14)]
+    metrics, _ = run(alike, steps=0, epochs=2.5, held_out=0.0)
     assert metrics["steps"] == math.ceil(2.5 * 14 / 4) == 9
     assert metrics["held_out_loss"] is None
+
+
+def test_a_fact_that_is_asked_about_once_is_read_as_often_as_others(run: Run) -> None:
+    """Six facts in seven questions count as eighteen samples, as if each were asked about in three ways."""
+    seldom = [sample(number, chunk=0, response=f"Ann of {number % 6}") for number in range(7)]
+    metrics, _ = run(seldom, steps=0, epochs=1.0, held_out=0.0)
+    assert metrics["steps"] == math.ceil(18 / 4) == 5
+    metrics, _ = run(seldom, steps=2, held_out=0.0)
+    assert metrics["steps"] == 2
 
 
 # --- the base afterwards ---

@@ -33,6 +33,8 @@ EVALUATIONS = 24
 """Held-out evaluations of a run at most, never more often than EVALUATE_EVERY steps: a long run may stand still longer."""
 PATIENCE = 4
 """Evaluations without a better held-out loss before training stops early."""
+WORDINGS = 3
+"""A fact that is asked about in fewer words counts as so many samples: it is read as often as others before a run ends."""
 DIVERGED, HARMLESS = 3.0, 1.0
 """A training has gone wrong whose held-out loss is so many times the loss it began with, and its best; below this, never."""
 
@@ -228,7 +230,7 @@ class Student:
 
 def planned(mixture: Mixture, recipe: Recipe) -> tuple[int, int]:
     """Steps of a training, and after how many the held-out loss is measured."""
-    largest = max(len(part.training) for part in mixture.parts)
+    largest = max(max(len(part.training), WORDINGS * part.facts) for part in mixture.parts)
     steps = recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch)
     return steps, max(EVALUATE_EVERY, steps // EVALUATIONS)
 

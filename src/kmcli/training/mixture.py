@@ -42,6 +42,7 @@ class Part:
     """One objective of a mix. training, held_out: which of the mixture's views are its own. batch: how many a step takes.
 
     tells: whether the loss on what is held out says what was learnt: it speaks of facts that are studied in other words.
+    facts: what the views to train on are about.
     """
 
     name: ObjectiveName
@@ -51,6 +52,7 @@ class Part:
     held_out: range
     batch: int
     tells: bool = True
+    facts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,19 +189,20 @@ def mix(
                 ]
                 for some in (study, telling or rest)
             )
-            tells = bool(telling)
+            tells, facts = bool(telling), len({_fact(sample) for sample in study})
             if not taught:
                 raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
         else:
             taught, held = _of_windows(objective, text, loaded, recipe, other)
-            tells = True
+            tells, facts = True, 0
             if not taught:
                 raise KmError("the document has too little text to train on.", "Is it the right file? See km show NAME")
         start, middle = len(views), len(views) + len(taught)
         views += taught + held
         share = objective.share if isinstance(objective, OfSamples) else 1.0
         batch = max(1, round(share * recipe.batch))
-        parts.append(Part(name, weight, objective, range(start, middle), range(middle, len(views)), batch, tells))
+        held_out = range(middle, len(views))
+        parts.append(Part(name, weight, objective, range(start, middle), held_out, batch, tells, facts))
     return Mixture(views, tuple(parts))
 
 
