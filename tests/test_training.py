@@ -20,7 +20,7 @@ from kmcli.metrics import normalise
 from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import split, targets, teacher
+from kmcli.training import mixture, split, targets, teacher
 from kmcli.types import Event, Sample, View
 from training_cases import RECIPE, Run, one_thread, run, same, sample, samples, tiny
 
@@ -136,9 +136,19 @@ def test_only_material_of_known_chunks_and_wanted_tasks_is_used(run: Run) -> Non
 
 
 def test_steps_follow_from_epochs_where_none_are_given(run: Run) -> None:
-    metrics, _ = run(steps=0, epochs=2.5, held_out=0.0)
+    alike = [sample(number, chunk=number % 2, response=f"Ann of {number % 4}") for number in range(14)]
+    metrics, _ = run(alike, steps=0, epochs=2.5, held_out=0.0)
     assert metrics["steps"] == math.ceil(2.5 * 14 / 4) == 9
     assert metrics["held_out_loss"] is None
+
+
+def test_a_fact_that_is_asked_about_once_is_read_as_often_as_others(run: Run) -> None:
+    """Six facts in seven questions count as eighteen samples, as if each were asked about in three ways."""
+    seldom = [sample(number, chunk=0, response=f"Ann of {number % 6}") for number in range(7)]
+    metrics, _ = run(seldom, steps=0, epochs=1.0, held_out=0.0)
+    assert metrics["steps"] == math.ceil(18 / 4) == 5
+    metrics, _ = run(seldom, steps=2, held_out=0.0)
+    assert metrics["steps"] == 2
 
 
 # --- the base afterwards ---
@@ -209,3 +219,14 @@ def test_the_split_by_value() -> None:
         assert 2 in map(len, split(asked_alike, replace(RECIPE, held_out=0.5, seed=seed)))
     summaries = [sample(number, task="summary") for number in range(100)]
     assert split(summaries, replace(RECIPE, held_out=0.5)) == (summaries, [])
+
+
+def test_which_held_out_samples_tell_what_was_learnt() -> None:
+    """Those whose fact is studied in other words: a chunk and a short answer; of a long one, anything about the chunk."""
+    long = "Ann built the mill, which burnt down when Bo kept it, in 1871."
+    taught = [sample(1, response="1871"), sample(2, task="summary", response=long)]
+    same_fact = sample(3, response="1871.")
+    others = [sample(4, response="1872"), sample(5, chunk=1, response="1871"), sample(6, chunk=1, response=long)]
+    of_the_chunk = sample(7, response=f"Later. {long}")
+    assert mixture.also_studied([same_fact, *others, of_the_chunk], taught) == [same_fact, of_the_chunk]
+    assert mixture.also_studied([same_fact], []) == []

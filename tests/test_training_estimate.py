@@ -174,7 +174,9 @@ def test_stand_ins() -> None:
     chunks = [Chunk(index, f"text {index}", 2, 0) for index in range(3)]
     made = stand_ins(material(4), 10, chunks)
     assert len(made) == len({one.id for one in made}) == len({one.prompt for one in made}) == 10
-    assert [one.response for one in made[:8]] == [one.response for one in material(4)] * 2
+    like = [material(4)[place] for place in (0, 0, 0, 1, 1, 2, 2, 2, 3, 3)]
+    assert [one.response for one in made] == [one.response for one in like]
+    assert {one.prompt for one in material(4)} < {one.prompt for one in made}
     assert [one.chunk_sha256 for one in made] == [chunks[place].sha256 for place in (0, 0, 0, 0, 1, 1, 1, 2, 2, 2)]
     assert stand_ins([], 10, chunks) == []
 

@@ -25,7 +25,7 @@ from kmcli.objectives.views import chunk_in_context
 from kmcli.training import checkpoint, loop, train
 from kmcli.training.loop import batch_of, learning_rate_factor
 from kmcli.types import Event, Recipe, View, silent
-from training_cases import CHUNKS, RECIPE, Run, one_thread, plain, run, same, samples, tiny
+from training_cases import CHUNKS, RECIPE, Run, one_thread, plain, run, same, sample, samples, tiny
 
 # --- divergence ---
 
@@ -132,6 +132,9 @@ def test_what_begins_as_another_adapter_is_not_held_against_its_first_batch(
 
 # --- early stopping ---
 
+ASKED_TWICE = [sample(number, chunk=0, response=f"Ann of {number // 2}") for number in range(14)]
+"""Two questions for each fact."""
+
 
 @pytest.fixture
 def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
@@ -150,12 +153,21 @@ def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Ten
 
 
 def test_early_stopping_brings_back_the_best(run: Run, scripted_losses: list[dict[str, torch.Tensor]]) -> None:
-    metrics, adapter = run(steps=12)
+    metrics, adapter = run(ASKED_TWICE, steps=12)
     assert (metrics["steps"], metrics["planned_steps"], metrics["stopped_early"]) == (10, 12, True)
     assert metrics["held_out_loss"] == 1.0
     assert len(scripted_losses) == 5
     assert same(adapter, plain(scripted_losses[1]))
     assert not same(adapter, plain(scripted_losses[4]))
+
+
+def test_a_loss_on_facts_that_nothing_else_speaks_of_stops_nothing(
+    run: Run, scripted_losses: list[dict[str, torch.Tensor]]
+) -> None:
+    """It grows while the document is learnt, so it is shown and decides nothing."""
+    metrics, adapter = run(samples(14), steps=12)
+    assert (metrics["steps"], metrics["stopped_early"], metrics["held_out_loss"]) == (12, False, 5.0)
+    assert same(adapter, plain(scripted_losses[5]))
 
 
 def test_without_early_stopping_the_last_step_is_kept(run: Run, scripted_losses: list[dict[str, torch.Tensor]]) -> None:

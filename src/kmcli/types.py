@@ -223,7 +223,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float = 1.0
     steps: int = 0
-    """0: as many as `epochs` over the study material take."""
+    """0: as many as `epochs` over the study material take, in which a fact counts as three samples at least."""
     epochs: float = 12.0
     batch: int = 16
     kl_weight: float = 1.0

@@ -133,7 +133,7 @@ def estimate(
     beyond = states if asked is not None else max(0, states - targets.MEMORY_BYTES)
     return TrainingEstimate(
         steps=steps,
-        early_stopping=recipe.early_stopping and bool(mixture.held_out),
+        early_stopping=recipe.early_stopping and bool(mixture.held_out) and mixture.tells,
         samples=mixture.training,
         held_out=mixture.held_out,
         tokens=round(scored * steps),

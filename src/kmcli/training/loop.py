@@ -39,6 +39,8 @@ EVALUATIONS = 24
 """Held-out evaluations of a run at most, never more often than EVALUATE_EVERY steps: a long run may stand still longer."""
 PATIENCE = 4
 """Evaluations without a better held-out loss before training stops early."""
+WORDINGS = 3
+"""A fact that is asked about in fewer words counts as so many samples: it is read as often as others before a run ends."""
 DIVERGED, HARMLESS = 3.0, 1.0
 """A training has gone wrong whose held-out loss is so many times the loss it began with, and its best; below this, never."""
 
@@ -86,6 +88,7 @@ class Student:
         summed = not self.renewal.indices and worth_it(model, mixture, recipe, self.steps)
         if isinstance(self.teacher, Teacher) and summed:
             self.taught = Summaries(model, self.teacher, self.views[: kept.start]).targets
+        self.stops_early = recipe.early_stopping and mixture.tells
         self.diverged = False
         self.current: list[tuple[Part, list[int]]] = []
 
@@ -178,7 +181,7 @@ class Student:
 
     @property
     def _stalled(self) -> bool:
-        if not self.recipe.early_stopping or self.progress.best is None:
+        if not self.stops_early or self.progress.best is None:
             return False
         return self.progress.step - self.progress.best_step >= PATIENCE * self.every
 
@@ -225,8 +228,8 @@ class Student:
 
     def finish(self) -> dict[str, Any]:
         """Leave the adapter as it is to be kept; returns its metrics."""
-        progress, recipe = self.progress, self.recipe
-        chosen = recipe.early_stopping or self.diverged
+        progress = self.progress
+        chosen = self.stops_early or self.diverged
         if self.best and chosen:
             bring_back(self.parameters, self.best)
         return {
@@ -246,7 +249,7 @@ class Student:
 
 def planned(mixture: Mixture, recipe: Recipe) -> tuple[int, int]:
     """Steps of a training, and after how many the held-out loss is measured."""
-    largest = max(len(part.training) for part in mixture.parts)
+    largest = max(max(len(part.training), WORDINGS * part.facts) for part in mixture.parts)
     steps = recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch)
     return steps, max(EVALUATE_EVERY, steps // EVALUATIONS)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from kmcli.bases import Loaded
 from kmcli.errors import KmError, UsageError, did_you_mean
+from kmcli.metrics import normalise
 from kmcli.objectives import AS_BEFORE, OBJECTIVES, Objective, OfSamples, OfWindows, windows
 from kmcli.objectives.losses import hidden_layers
 from kmcli.objectives.views import Reads, opening_size
@@ -34,12 +35,19 @@ KEPT_BATCHES = 2
 KEPT_WEIGHT = 30.0
 """Of these, at most: a mean over the few samples of what changed is loud, and these speak for many times as many."""
 
+SHORT = 8
+"""Words of an answer that is a fact by itself."""
+
 _WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One objective of a mix. training, held_out: which of the mixture's views are its own. batch: how many a step takes."""
+    """One objective of a mix. training, held_out: which of the mixture's views are its own. batch: how many a step takes.
+
+    tells: whether the loss on what is held out says what was learnt: it speaks of facts that are studied in other words.
+    facts: what the views to train on are about.
+    """
 
     name: str
     weight: float
@@ -47,6 +55,8 @@ class Part:
     training: range
     held_out: range
     batch: int
+    tells: bool = True
+    facts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,11 @@ class Mixture:
     def as_before(self) -> range:
         """The views whose teacher is the adapter that training begins with; they come last."""
         return next((part.training for part in self.parts if part.objective == AS_BEFORE), range(len(self.views), 0))
+
+    @property
+    def tells(self) -> bool:
+        """Whether early stopping can go by what is held out."""
+        return all(part.tells for part in self.parts if part.held_out)
 
     def loss(
         self,
@@ -174,25 +189,30 @@ def mix(
         objective = OBJECTIVES[name]
         if isinstance(objective, OfSamples):
             own = [one for one in good if not objective.tasks or one.task in objective.tasks]
+            study, rest = split(own, recipe)
+            telling = also_studied(rest, study)
             taught, held = (
                 [
                     view
                     for one in some
                     if any((view := objective.view(one, chunks[one.chunk_sha256], loaded, other)).student_mask)
                 ]
-                for some in split(own, recipe)
+                for some in (study, telling or rest)
             )
+            tells, facts = bool(telling), len({_fact(sample) for sample in study})
             if not taught:
                 raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
         else:
             taught, held = _of_windows(objective, text, loaded, recipe, other)
+            tells, facts = True, 0
             if not taught:
                 raise KmError("the document has too little text to train on.", "Is it the right file? See km show NAME")
         start, middle = len(views), len(views) + len(taught)
         views += taught + held
         share = objective.share if isinstance(objective, OfSamples) else 1.0
         batch = max(1, round(share * recipe.batch))
-        parts.append(Part(name, weight, objective, range(start, middle), range(middle, len(views)), batch))
+        held_out = range(middle, len(views))
+        parts.append(Part(name, weight, objective, range(start, middle), held_out, batch, tells, facts))
     if kept:
         start, others = len(views), sum(len(part.training) for part in parts)
         views += [AS_BEFORE.view(one, chunks[one.chunk_sha256], loaded, None) for one in split(kept, recipe)[0]]
@@ -200,6 +220,20 @@ def mix(
         batch = KEPT_BATCHES * recipe.batch
         parts.append(Part("kept", weight, AS_BEFORE, range(start, len(views)), range(0), batch))
     return Mixture(views, tuple(parts))
+
+
+def also_studied(held: Sequence[Sample], taught: Sequence[Sample]) -> list[Sample]:
+    """Those held out whose fact is studied in other words. A fact: a chunk and a short answer; for a long one, the chunk.
+
+    What nothing else speaks of cannot be learnt from the rest, so a loss on it grows while the document is learnt.
+    """
+    known = {_fact(sample) for sample in taught} | {sample.chunk_sha256 for sample in taught}
+    return [sample for sample in held if _fact(sample) in known]
+
+
+def _fact(sample: Sample) -> tuple[str, str] | str:
+    answer = normalise(sample.response)
+    return (sample.chunk_sha256, answer) if len(answer.split()) <= SHORT else sample.chunk_sha256
 
 
 def _of_windows(

@@ -6,7 +6,6 @@ to be written on what was written for the measurement, over and over, as many sa
 
 from __future__ import annotations
 
-import itertools
 import json
 import tempfile
 import time
@@ -127,16 +126,14 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
 
 def stand_ins(like: Sequence[Sample], count: int, chunks: Sequence[Chunk]) -> list[Sample]:
     """So many samples like those, each with a prompt of its own, because equal ones would be held out together; about all
-    chunks in turn."""
-    if not like:
-        return []
-    numbered = itertools.islice(itertools.cycle(like), count)
+    chunks in turn. Those like one stand together, so that a fact is asked about in several ways."""
+    places = [number * len(like) // count for number in range(count)] if like else []
     return [
         replace(
-            sample,
-            id=f"{sample.id}-{number}",
-            prompt=sample.prompt if number < len(like) else f"{sample.prompt} {number // len(like)}",
+            like[place],
+            id=f"{like[place].id}-{number}",
+            prompt=like[place].prompt if place not in places[number - 1 : number] else f"{like[place].prompt} {number}",
             chunk_sha256=chunks[number * len(chunks) // count].sha256,
         )
-        for number, sample in enumerate(numbered)
+        for number, place in enumerate(places)
     ]
