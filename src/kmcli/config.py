@@ -137,8 +137,15 @@ def store(key: str, value: str | None) -> Path:
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(tomlkit.dumps(document), "utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(tomlkit.dumps(document))
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(file)
+        for folder in (file.parent, file.parent.parent):  # which may be new
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     except OSError as error:
         raise KmError(f"{file} cannot be written: {error.strerror}.", "Check its permissions.") from None
     return file

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from kmcli.errors import ResourceError
-from kmcli.library import contents, files
+from kmcli.library import contents, files, names
 from kmcli.library import samples as study
 from kmcli.library.database import Database
 from kmcli.library.layout import UNFINISHED, Layout, has_weights, unfinished
@@ -50,6 +50,7 @@ def inspect(layout: Layout, database: Database, repair: bool) -> list[Finding]:
                         inspection.document(document)
             except Busy as busy:
                 inspection.found(f"{busy.message.rstrip('.')} and was not checked.", busy.hint)
+        inspection.names()
         inspection.extractors()
         inspection.orphans()
     except ResourceError as error:
@@ -119,6 +120,15 @@ class _Inspection:
         if any(workspace.glob("*")) and not unfinished(workspace, rows[0]["finished"]):
             message = f"{document.name} has files left over from a training that was finished."
             self.found(message, REPAIR, partial(files.delete, workspace))
+
+    def names(self) -> None:
+        """In a transaction, so that no other process is about to write them."""
+        with self.database.transaction():
+            wanted = names.listed(self.database.documents())
+            there = self.layout.names.read_bytes() if self.layout.names.exists() else b""
+            if there != wanted:
+                message = "the names that a shell completes are not those of the documents."
+                self.found(message, REPAIR, partial(files.write, self.layout.names, wanted))
 
     def extractors(self) -> None:
         for row in self.database.rows("SELECT id, name FROM extractors ORDER BY name_key"):

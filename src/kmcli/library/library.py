@@ -22,7 +22,7 @@ from kmcli.library.conversations import Conversations
 from kmcli.library.database import Database
 from kmcli.library.exams import Exams
 from kmcli.library.extractors import Extractors
-from kmcli.library.layout import Layout, has_weights
+from kmcli.library.layout import RUN, Layout, has_weights
 from kmcli.library.locks import Locks
 from kmcli.types import Document, Ingested, KnowledgeModule, Recipe, Sample, State
 
@@ -50,9 +50,12 @@ class Library:
         """
         layout = Layout(home.absolute())
         try:
-            layout.home.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+            files.make_root(layout.home)
+            new = not all(folder.is_dir() for folder in layout.folders)
             for folder in layout.folders:
                 files.make_folder(folder)
+            if new:
+                files.sync(layout.home)
             return cls(layout, Database(layout.database, layout.home / "km.lock"))
         except OSError as error:
             raise ResourceError(
@@ -244,6 +247,13 @@ class Library:
             files.make_folder(folder)
             return folder
 
+    def begin_training(self, document: Document, run: bytes) -> None:
+        """Note in the workspace what is being trained: from now on there is an unfinished training, whatever the clock
+        says."""
+        with self.lock(document, "train"), files.explained(self.home):
+            row = self._trained(document)
+            files.write(self.workspace(document) / RUN, run, row["finished"] if row else 0)
+
     def clear_workspace(self, document: Document) -> None:
         with self.lock(document, "train"), files.explained(self.home):
             files.delete(self._layout.workspace(document))
@@ -313,13 +323,9 @@ class Library:
     # --- within ---------------------------------------------------------------------------------------------------
 
     def _publish_names(self) -> None:
-        """Names and then tags, a line each, where a shell completes them from without starting Python."""
-        documents = self.documents()
-        tags = sorted({f"@{tag}" for document in documents for tag in document.tags})
-        with files.explained(self.home):
-            files.write(
-                self._layout.names, "".join(f"{one}\n" for one in [*(d.name for d in documents), *tags]).encode()
-            )
+        """In a transaction, so that of two processes that publish the one that knows more is the last."""
+        with files.explained(self.home), self._database.transaction():
+            files.write(self._layout.names, names.listed(self.documents()))
 
     def _trained(self, document: Document) -> sqlite3.Row | None:
         return modules.row_of(self._layout, self._database, document)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from kmcli.errors import UsageError
+from kmcli.types import Document
 
 LONGEST = 60
 UNNAMED = "document"
@@ -61,6 +62,12 @@ def unique(name: str, taken: Collection[str]) -> str:
         return name
     candidates = (name[: LONGEST - len(f"-{n}")].rstrip("-.") + f"-{n}" for n in itertools.count(2))
     return next(candidate for candidate in candidates if key(candidate) not in taken)
+
+
+def listed(documents: Sequence[Document]) -> bytes:
+    """Names and then tags, a line each, as a shell completes them without starting Python."""
+    tags = sorted({f"@{tag}" for document in documents for tag in document.tags})
+    return "".join(f"{one}\n" for one in [*(document.name for document in documents), *tags]).encode()
 
 
 def taken(name: str) -> UsageError:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from kmcli.errors import KmError, ResourceError
-from kmcli.library.files import explained
+from kmcli.library.files import explained, sync
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -81,6 +81,7 @@ def save(
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(folder / CHECKPOINT)
+            sync(folder)
     except SafetensorError as error:  # it has no OSError for the disk
         raise ResourceError(f"{folder} cannot be written to: {error}.", "Free some space and try again.") from None
     finally:

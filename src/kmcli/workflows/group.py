@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from kmcli.bases import Base, Loaded
@@ -25,7 +24,6 @@ from kmcli.workflows.material import Synthesised, write_missing
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
 
-RUN = "run.json"
 TOGETHER = 8
 """Documents that train side by side. Each has its adapter and its optimiser in memory."""
 WRITING_SECONDS = 60.0
@@ -95,7 +93,7 @@ class Group:
         if task.module:
             house.report(Event("exam", f"going on with the exam of {document.name}"))
         else:
-            _remember(house.library.workspace(document), recipe, document)
+            _remember(house, recipe, document)
             if task.resumed:
                 house.report(Event("train", f"going on with the unfinished training of {document.name}"))
             with self._refusing(task):
@@ -174,7 +172,7 @@ class Group:
         start = None
         if task.recipe.init and not starts.outranked(workspace):
             task.recipe, start = starts.begin(house, document, task.recipe)
-            _remember(workspace, task.recipe, document)
+            _remember(house, task.recipe, document)
         recipe = task.recipe
         reads = reader(task.base, self._loader.tokenizer(task.base))
         chunks = house.study_chunks(document, reads, recipe)
@@ -207,7 +205,7 @@ class Group:
         self.trained.append(Trained(document, module, task.resumed, task.seconds, *counts))
         if exam.wanted(task.recipe):
             task.module = module
-            _remember(library.workspace(document), task.recipe, document, module)
+            _remember(self._house, task.recipe, document, module)
 
     def _examine(self, loaded: Loaded, task: Task) -> None:
         """Question what was trained. It can be used meanwhile; until the exam is over its training counts as unfinished."""
@@ -254,12 +252,10 @@ class Group:
         return self._writer
 
 
-def _remember(workspace: Path, recipe: Recipe, document: Document, module: KnowledgeModule | None = None) -> None:
+def _remember(house: House, recipe: Recipe, document: Document, module: KnowledgeModule | None = None) -> None:
     """module: what is trained; only its exam is still to come."""
-    temporary = workspace / "run.tmp"
     run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256, "module": module.id if module else ""}
-    temporary.write_text(json.dumps(run, indent=2), "utf-8")
-    temporary.replace(workspace / RUN)
+    house.library.begin_training(document, json.dumps(run, indent=2).encode())
 
 
 def _card(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:

@@ -1,0 +1,298 @@
+"""Verbs of km whose changes are recorded step by step, and what each state that a power cut may leave must be good for.
+
+From every state the library opens; `km doctor --repair` leaves nothing to say; what was there before and is not the
+verb's to change is as it was; the same command ends as it ended without the cut. To add a verb: a row in VERBS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from base_cases import SMALL
+from crash_disk import Cut, Disk, State
+from kmcli import bases, migrations
+from kmcli.cli.boundary import main
+from kmcli.engines import hf as hf_engine
+from kmcli.engines.scripted import ScriptedEngine
+from kmcli.errors import KmError
+from kmcli.library import Library
+from kmcli.training import loop
+from kmcli.types import silent
+from material_crashes import say
+
+TEXTS = {
+    "heron": "The heron waits by the quay of Lindros. It was seen by Ann in 1871.",
+    "works": "The works were built by mason Bo. They burnt down in 1902.\n\nThe quay has nine lamps, and each is green.",
+    "permits": "The fee for berth permits is $75. They are valid for 18 months.",
+}
+SETTINGS = ("chunk_tokens=24", "tasks=qa:2", "generations=2", "steps=2", "batch=2", "rank=2", "exam=no")
+SET = tuple(word for setting in SETTINGS for word in ("--set", setting))
+
+
+@dataclass(frozen=True)
+class Verb:
+    """done: exit codes of the same command where the verb had come to its end already. before: makes the library ready."""
+
+    name: str
+    words: tuple[str, ...]
+    done: tuple[int, ...] = (0,)
+    before: tuple[tuple[str, ...], ...] = ()
+    touches: tuple[str, ...] = ()
+    changed: Mapping[str, str] | None = None
+    """Files of documents that say something else by then."""
+    version: int | None = None
+    """Of the database, where it is an old one."""
+    empty: bool = False
+
+
+STUDIED = (("synth", "works", *SET[:6]),)
+TRAINED = (*STUDIED, ("train", "works", *SET))
+VERBS = (
+    Verb("first", ("add", "{in}/works.txt", "--tag", "harbour"), touches=("works",), empty=True),
+    Verb("add", ("add", "{in}/permits.txt"), touches=("permits",)),
+    Verb("again", ("add", "{in}/works.txt"), touches=("works",), before=TRAINED, changed={"works": "They are gone."}),
+    Verb("tag", ("tag", "works", "--add", "stone"), touches=("works",)),
+    Verb("mv", ("mv", "works", "mill"), done=(0, 3), touches=("works", "mill")),
+    Verb("rm", ("rm", "works", "--yes"), done=(0, 3), before=TRAINED, touches=("works",)),
+    Verb("synth", ("synth", "works", *SET[:6]), touches=("works",)),
+    Verb("train", ("train", "works", *SET), before=STUDIED, touches=("works",)),
+    Verb("retrain", ("train", "works", "--restart", *SET, "--set", "seed=7"), before=TRAINED, touches=("works",)),
+    Verb("gguf", ("export", "works", "--no-check", "--out", "{out}/works.gguf"), before=TRAINED),
+    Verb(
+        "peft",
+        ("export", "works", "--format", "peft", "--no-check", "--out", "{out}/works"),
+        before=(*TRAINED, ("export", "works", "--format", "peft", "--no-check", "--out", "{out}/works")),
+    ),
+    Verb("config", ("config", "set", "preset", "quick"), before=(("config", "set", "device", "cpu"),)),
+    Verb("migration", ("ls",), version=1),
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    verb: str
+    cut: Cut
+    what: str
+
+
+class Place:
+    """Where verbs are run: a tiny random base that is read as if it had written, and the files that are added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inputs = folder / "in"
+        self.inputs.mkdir(parents=True)
+        self.count = 0
+        self._base = make_base(folder / "base")
+        self._known: dict[Path, Any] = {}
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """With the base loaded once for all, a checkpoint a step, and no setting of the person's own."""
+        torch.set_num_threads(1)
+        before = dict(os.environ)
+        real = bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
+        loaded = bases.load(self._base, "cpu")
+
+        def engine(loaded: Any, model: Any = None) -> Any:
+            if model is not None:
+                return real[1](loaded, model)
+            scripted = ScriptedEngine(say)
+            scripted.model, scripted.revision = loaded.base.name, loaded.base.revision
+            return scripted
+
+        for name in [name for name in os.environ if name.startswith("KM_")]:
+            del os.environ[name]
+        os.environ["KM_MODEL"] = str(self._base.path)
+        bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = lambda base, device, bits=0: loaded, engine, 1
+        try:
+            yield
+        finally:
+            bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
+            os.environ.clear()
+            os.environ.update(before)
+
+    def run(self, root: Path, words: Iterable[str]) -> Ran:
+        """km in this process, with its library below `root`."""
+        os.environ["KM_HOME"] = str(root / "home")
+        given = [word.format(**{"in": self.inputs, "out": root / "out"}) for word in words]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(given)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def new(self) -> Path:
+        self.count += 1
+        return self.folder / "roots" / f"{self.count:05}"
+
+    def prepared(self, verb: Verb) -> Path:
+        """A root in which the verb can be run."""
+        root = self.new()
+        (root / "out").mkdir(parents=True)
+        for name, text in TEXTS.items():
+            (self.inputs / f"{name}.txt").write_text(text)
+        if verb.version is not None:
+            write_version(root / "home", verb.version)
+        elif not verb.empty:
+            for words in (("add", "{in}/heron.txt", "{in}/works.txt", "--tag", "harbour"), *verb.before):
+                ran = self.run(root, words)
+                assert ran.code == 0, (words, ran)
+        for name, text in (verb.changed or {}).items():
+            (self.inputs / f"{name}.txt").write_text(text)
+        return root
+
+    def record(self, verb: Verb) -> Recording:
+        root = self.prepared(verb)
+        before = outcome(root)
+        disk = Disk(root)
+        with disk.watched():
+            ran = self.run(root, verb.words)
+        assert ran.code == 0, (verb, ran)
+        return Recording(self, verb, disk, before, outcome(root))
+
+
+@dataclass(frozen=True)
+class Recording:
+    place: Place
+    verb: Verb
+    disk: Disk
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    def losses(self, states: Iterable[State]) -> list[Loss]:
+        """What is lost in some of the states."""
+        found = []
+        for state in states:
+            root = self.place.new()
+            self.disk.build(state, root)
+            (root / "out").mkdir(exist_ok=True)
+            wrong = self._wrong(root, state in self.disk.after)
+            if wrong:
+                found.append(Loss(self.verb.name, self.disk.states.get(state, self.disk.cuts[-1]), f"{root}: {wrong}"))
+            else:
+                shutil.rmtree(root)
+        return found
+
+    def _wrong(self, root: Path, ended: bool) -> str:
+        verb, run = self.verb, self.place.run
+        if ended and (left := outcome(root)) != self.after:
+            return f"it had ended, and is undone: {_differences(self.after, left)}"
+        try:
+            with Library.open(root / "home") as library:
+                library.check(repair=True)
+                again = library.check()
+        except KmError as error:
+            return f"the library does not open: {error}"
+        if again:
+            return f"doctor cannot mend it: {again[0].message}"
+        left = outcome(root)
+        for name in left.keys() | self.before.keys():
+            known = (self.before.get(name), self.after.get(name))
+            if name not in verb.touches and left.get(name) not in known:
+                return f"{name} is {left.get(name)}, and was {known[0]}"
+            if name in verb.touches and not _follows(left.get(name), *known):
+                return f"{name} is {left.get(name)}, between {known[0]} and {known[1]}"
+        ran = run(root, verb.words)
+        if ran.code not in verb.done or "Traceback" in ran.err:
+            return f"the same command ends with {ran.code}: {ran.err}"
+        if (left := outcome(root)) != self.after:
+            return f"the same command ends otherwise: {_differences(self.after, left)}"
+        with Library.open(root / "home") as library:
+            return "".join(finding.message for finding in library.check())
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    both = wanted.keys() | found.keys()
+    return "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in both if wanted.get(name) != found.get(name))
+
+
+def _follows(left: Any, before: Any, after: Any) -> bool:
+    """Whether a document may be so on the way from one to the other: it has either text, tags and module, and material
+    that only grows."""
+    if left in (before, after):
+        return True
+    parts = [one for one in (before, after) if one is not None]
+    if not isinstance(left, dict) or not parts:
+        return False
+    grown = all(one in left["samples"] for one in (before or left)["samples"])
+    return grown and all(left[part] in [one[part] for one in parts] for part in ("text", "tags", "module"))
+
+
+def outcome(root: Path) -> dict[str, Any]:
+    """What is worth anything: every document with all that belongs to it, the settings, and what was exported."""
+    found: dict[str, Any] = {}
+    out = root / "out"
+    for file in sorted(out.rglob("*") if out.exists() else ()):
+        relative = file.relative_to(root)
+        if file.is_file() and not any(part.endswith(".part") for part in relative.parts):
+            found[str(relative)] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    home = root / "home"
+    if (config := home / "config.toml").exists():
+        found["config"] = config.read_text()
+    if not (home / "km.db").exists() or _version(home) == 0:
+        return found
+    with Library.open(home) as library:
+        for document in library.documents():
+            module = library.module(document)
+            weights = (module.path / "adapter_model.safetensors").read_bytes() if module else b""
+            found[document.name] = {
+                "text": library.text(document),
+                "tags": document.tags,
+                "samples": [(one.id, one.response) for one in library.samples(document)],
+                "module": (hashlib.sha256(weights).hexdigest()[:12], library.state(document) == "stale") if module else None,
+                "unfinished": library.state(document) == "interrupted",
+            }
+        names = home / "names"
+        found["names"] = names.read_text() if names.exists() else None
+    return found
+
+
+def _version(home: Path) -> int:
+    return int(sqlite3.connect(home / "km.db").execute("PRAGMA user_version").fetchone()[0])
+
+
+def write_version(home: Path, version: int) -> None:
+    """A library with a document, as a km of that version of the database wrote it."""
+    home.mkdir()
+    text = TEXTS["heron"]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    folder = home / "documents" / "d1"
+    folder.mkdir(parents=True)
+    for name in (f"text-{digest[:12]}.md", f"source-{digest[:12]}.txt"):
+        (folder / name).write_text(text)
+    (home / "names").write_text("heron\n")
+    database = sqlite3.connect(home / "km.db", isolation_level=None)
+    for migration in migrations.MIGRATIONS[:version]:
+        migration(database)
+    database.execute(f"PRAGMA user_version = {version}")
+    row = ("d1", "heron", "heron", "/books/heron.txt", "text", digest, digest, None, 14, "2026-01-01", "2026-01-01", "[]")
+    database.execute(f"INSERT INTO documents VALUES ({', '.join('?' * len(row))})", row)
+    database.close()
+
+
+def make_base(folder: Path) -> bases.Base:
+    torch.manual_seed(3)
+    LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / file).write_bytes((bases.EMBEDDED_FOLDER / file).read_bytes())
+    (folder / "card.json").write_text('{"name": "tiny", "version": "0", "prompts": "embedded", "chunk_tokens": 24}')
+    return bases.find(str(folder), silent)
