@@ -146,11 +146,11 @@ class Disk:
         if what.lstrip().upper().startswith("SELECT") or (what.startswith("PRAGMA") and "=" not in what):
             return run()
         if self.before_each:
-            self.before_each(f"sqlite {what.strip()[:40]}")
+            if what != "ROLLBACK":
+                self._step(f"sqlite {' '.join(what.split())[:40]}")
             return run()
         before = self._tables
-        with self._quiet():
-            self._cut_at(f"sqlite {' '.join(what.split())[:40]}")
+        self._step(f"sqlite {' '.join(what.split())[:40]}")
         try:
             return run()
         finally:
@@ -168,14 +168,11 @@ class Disk:
                             self._flush_names(self._numbers[_key(self._home)])
 
     def _step(self, what: str) -> None:
-        if self.before_each:
-            self.before_each(what)
-        else:
-            with self._quiet():
-                self._cut_at(what)
-
-    def _cut_at(self, what: str) -> None:
-        self._cut(what)
+        with self._quiet():
+            if self.before_each:
+                self.before_each(what)
+            else:
+                self._cut(what)
 
     def _cut(self, what: str) -> set[State]:
         with self._lock, self._quiet():

@@ -7,6 +7,7 @@ verb's to change is as it was; the same command ends as it ended without the cut
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -87,6 +88,45 @@ class Ran:
     err: str
 
 
+Fault = Callable[[str, Path], None]
+"""What befalls a step, given what it is and the root."""
+
+
+def full(what: str, root: Path) -> None:
+    if what.startswith("sqlite"):
+        raise sqlite3.OperationalError("database or disk is full")
+    if not what.startswith(("remove", "rmdir", "truncate")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_only(what: str, root: Path) -> None:
+    if what.startswith("sqlite"):
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def not_permitted(what: str, root: Path) -> None:
+    if what.startswith("sqlite"):
+        raise sqlite3.OperationalError("unable to open database file")
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def broken(what: str, root: Path) -> None:
+    if what.startswith("sqlite"):
+        raise sqlite3.OperationalError("disk I/O error")
+    if what.startswith("fsync"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def gone(what: str, root: Path) -> None:
+    """The library's folder is moved away; what comes after meets that by itself."""
+    if (root / "home").is_dir() and not (root / "away").exists():
+        (root / "home").rename(root / "away")
+
+
+FAULTS: tuple[Fault, ...] = (full, read_only, not_permitted, broken, gone)
+
+
 @dataclass(frozen=True)
 class Loss:
     verb: str
@@ -110,12 +150,12 @@ class Place:
         """With the base loaded once for all, a checkpoint a step, and no setting of the person's own."""
         torch.set_num_threads(1)
         before = dict(os.environ)
-        real = bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
+        real = bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
         loaded = bases.load(self._base, "cpu")
 
         def engine(loaded: Any, model: Any = None) -> Any:
             if model is not None:
-                return real[1](loaded, model)
+                return real[2](loaded, model)
             scripted = ScriptedEngine(say)
             scripted.model, scripted.revision = loaded.base.name, loaded.base.revision
             return scripted
@@ -123,11 +163,12 @@ class Place:
         for name in [name for name in os.environ if name.startswith("KM_")]:
             del os.environ[name]
         os.environ["KM_MODEL"] = str(self._base.path)
-        bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = lambda base, device, bits=0: loaded, engine, 1
+        bases.load, bases.load_tokenizer = lambda base, device, bits=0: loaded, lambda base: loaded.tokenizer
+        hf_engine.HfEngine, loop.CHECKPOINT_EVERY = engine, 1
         try:
             yield
         finally:
-            bases.load, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
+            bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
             os.environ.clear()
             os.environ.update(before)
 
@@ -178,6 +219,11 @@ class Recording:
     before: dict[str, Any]
     after: dict[str, Any]
 
+    @property
+    def start(self) -> State:
+        """The disk before the first step."""
+        return next(iter(self.disk.states))
+
     def losses(self, states: Iterable[State]) -> list[Loss]:
         """What is lost in some of the states."""
         found = []
@@ -191,6 +237,39 @@ class Recording:
             else:
                 shutil.rmtree(root)
         return found
+
+    def faulted(self, fault: Fault, step: int, once: bool = False) -> Loss | None:
+        """What is wrong where a step and all after it fail, or that step alone: that must be one sentence with the exit
+        code for such things, nothing may be lost, and once it is mended the same command ends as ever."""
+        root = self.place.new()
+        self.disk.build(self.start, root)
+        (root / "out").mkdir(exist_ok=True)
+        disk, count, said = Disk(root), 0, ""
+
+        def fail(what: str) -> None:
+            nonlocal count, said
+            count += 1
+            if count == step or (count > step and not once):
+                said = said or what
+                fault(what, root)
+
+        disk.before_each = fail
+        with disk.watched():
+            ran = self.place.run(root, self.verb.words)
+        if (away := root / "away").exists():
+            shutil.rmtree(root / "home", ignore_errors=True)
+            away.rename(root / "home")
+        sentences = [line for line in ran.err.splitlines() if line.startswith("km: ")]
+        wrong = ""
+        if "Traceback" in ran.err or ran.code not in (0, 4, *self.verb.done, 3 * (fault is gone)) or (ran.code and len(sentences) != 1):
+            wrong = f"it ends with {ran.code}: {ran.err}"
+        elif ran.code == 0 and (left := outcome(root)) != self.after:
+            wrong = f"it claims to have ended: {_differences(self.after, left)}"
+        wrong = wrong or self._wrong(root, False)
+        if not wrong:
+            shutil.rmtree(root)
+            return None
+        return Loss(self.verb.name, Cut(step, said), f"{fault.__name__}{' once' if once else ''}: {wrong}")
 
     def _wrong(self, root: Path, ended: bool) -> str:
         verb, run = self.verb, self.place.run
