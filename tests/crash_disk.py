@@ -402,9 +402,7 @@ def _hook(disk: Disk) -> None:
     if not _hooked:
         _hooked = True
         sys.addaudithook(lambda name, arguments: _watcher.event(name, arguments) if _watcher else None)
-    os.fsync = lambda descriptor: disk.flush(
-        descriptor if isinstance(descriptor, int) else descriptor.fileno(), _fsync
-    )
+    os.fsync = lambda descriptor: disk.flush(descriptor if isinstance(descriptor, int) else descriptor.fileno(), _fsync)
 
     def connect(path: Any, **given: Any) -> Any:
         own = str(path) == str(disk.root / "home" / DATABASE[0])

@@ -261,7 +261,11 @@ class Recording:
             away.rename(root / "home")
         sentences = [line for line in ran.err.splitlines() if line.startswith("km: ")]
         wrong = ""
-        if "Traceback" in ran.err or ran.code not in (0, 4, *self.verb.done, 3 * (fault is gone)) or (ran.code and len(sentences) != 1):
+        if (
+            "Traceback" in ran.err
+            or ran.code not in (0, 4, *self.verb.done, 3 * (fault is gone))
+            or (ran.code and len(sentences) != 1)
+        ):
             wrong = f"it ends with {ran.code}: {ran.err}"
         elif ran.code == 0 and (left := outcome(root)) != self.after:
             wrong = f"it claims to have ended: {_differences(self.after, left)}"
@@ -299,9 +303,17 @@ class Recording:
             return "".join(finding.message for finding in library.check())
 
 
+def sampled(recording: Recording, count: int) -> list[State]:
+    """About so many of the states, from the first step to the last, and of those after the end."""
+    found, after = list(recording.disk.states), list(recording.disk.after)
+    return [*found[:: max(1, len(found) // count)], *after[:: max(1, len(after) // 2)]]
+
+
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     both = wanted.keys() | found.keys()
-    return "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in both if wanted.get(name) != found.get(name))
+    return "; ".join(
+        f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in both if wanted.get(name) != found.get(name)
+    )
 
 
 def _follows(left: Any, before: Any, after: Any) -> bool:
@@ -337,7 +349,9 @@ def outcome(root: Path) -> dict[str, Any]:
                 "text": library.text(document),
                 "tags": document.tags,
                 "samples": [(one.id, one.response) for one in library.samples(document)],
-                "module": (hashlib.sha256(weights).hexdigest()[:12], library.state(document) == "stale") if module else None,
+                "module": (hashlib.sha256(weights).hexdigest()[:12], library.state(document) == "stale")
+                if module
+                else None,
                 "unfinished": library.state(document) == "interrupted",
             }
         names = home / "names"
@@ -363,14 +377,27 @@ def write_version(home: Path, version: int) -> None:
     for migration in migrations.MIGRATIONS[:version]:
         migration(database)
     database.execute(f"PRAGMA user_version = {version}")
-    row = ("d1", "heron", "heron", "/books/heron.txt", "text", digest, digest, None, 14, "2026-01-01", "2026-01-01", "[]")
+    row = (
+        "d1",
+        "heron",
+        "heron",
+        "/books/heron.txt",
+        "text",
+        digest,
+        digest,
+        None,
+        14,
+        "2026-01-01",
+        "2026-01-01",
+        "[]",
+    )
     database.execute(f"INSERT INTO documents VALUES ({', '.join('?' * len(row))})", row)
     database.close()
 
 
 def make_base(folder: Path) -> bases.Base:
     torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**SMALL | {"max_position_embeddings": 512})).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / file).write_bytes((bases.EMBEDDED_FOLDER / file).read_bytes())
     (folder / "card.json").write_text('{"name": "tiny", "version": "0", "prompts": "embedded", "chunk_tokens": 24}')

@@ -14,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from kmcli.errors import KmError, UsageError, did_you_mean
+from kmcli.errors import KmError, ResourceError, UsageError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -147,7 +147,9 @@ def store(key: str, value: str | None) -> Path:
             os.fsync(descriptor)
             os.close(descriptor)
     except OSError as error:
-        raise KmError(f"{file} cannot be written: {error.strerror}.", "Check its permissions.") from None
+        raise ResourceError(
+            f"{file} cannot be written: {error.strerror}.", "Check its permissions and the disk's space."
+        ) from None
     return file
 
 

@@ -50,9 +50,9 @@ def inspect(layout: Layout, database: Database, repair: bool) -> list[Finding]:
                         inspection.document(document)
             except Busy as busy:
                 inspection.found(f"{busy.message.rstrip('.')} and was not checked.", busy.hint)
-        inspection.names()
         inspection.extractors()
         inspection.orphans()
+        inspection.names()
     except ResourceError as error:
         inspection.found(error.message, error.hint)
     return inspection.findings

@@ -37,11 +37,15 @@ def explained(folder: Path) -> Iterator[None]:
 def refused(error: OSError, folder: Path) -> ResourceError | None:
     """What a disk's refusal to write below a folder means to people; None for an error that is none."""
     if error.errno in _GONE and not folder.is_dir():
-        return ResourceError(f"{folder} is gone.", "Bring it back (was it moved, or its disk taken away?) and try again.")
+        return gone(folder)
     if error.errno not in _REFUSED:
         return None
     hint = "Free some space and try again." if error.errno in _FULL else "Check its permissions and the disk."
     return ResourceError(f"{folder} cannot be written to: {reason(error)}.", hint)
+
+
+def gone(folder: Path) -> ResourceError:
+    return ResourceError(f"{folder} is gone.", "Bring it back (was it moved, or its disk taken away?) and try again.")
 
 
 def reason(error: OSError) -> str:

@@ -280,7 +280,8 @@ class Library:
             modules.commit(self._layout, self._database, document, folder, recipe, metrics)
             files.delete(self._layout.workspace(document))
         module = self.module(document)
-        assert module is not None
+        if module is None:  # its folder was taken away since it was moved there
+            raise files.gone(self.home)
         return module
 
     def module(self, document: Document) -> KnowledgeModule | None:

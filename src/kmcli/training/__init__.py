@@ -79,7 +79,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     Raises InterruptedRun after Ctrl-C.
     """
     from kmcli.adapters import ADAPTERS, lora, start
-    from kmcli.training import loop, many, mixture, targets
+    from kmcli.training import checkpoint, loop, many, mixture, targets
     from kmcli.training.team import Team
 
     model: Any = None
@@ -90,7 +90,11 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
         job = students[student]
         if not isinstance(result, KmError):
-            ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
+            try:
+                with checkpoint.storing(job.out):
+                    ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
+            except KmError as error:
+                result = error
         done(job, result)
 
     try:

@@ -14,6 +14,7 @@ from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError, ResourceError
 from kmcli.library.exams import Head
+from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
@@ -198,8 +199,9 @@ class Group:
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)
-        (job.out / "card.md").write_text(_card(document, task.recipe, metrics), "utf-8")
         library = self._house.library
+        with explained(library.home):
+            (job.out / "card.md").write_text(_card(document, task.recipe, metrics), "utf-8")
         module = library.commit_module(document, job.out, task.recipe, metrics)
         counts = (material.kept, material.written, material.samples) if material else (0, 0, 0)
         self.trained.append(Trained(document, module, task.resumed, task.seconds, *counts))

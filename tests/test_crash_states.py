@@ -1,0 +1,184 @@
+"""Every step of a verb, cut: what the disk may hold then opens, is mended, and the same command completes it.
+
+A sample of the states of each verb; `make reliability` looks at all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crash_disk import Disk
+from crash_verbs import FAULTS, VERBS, Fault, Loss, Place, Recording, Verb, full, gone, sampled
+from kmcli import config
+from kmcli.export import place as export_place
+from kmcli.library import Library, check, files, layout, modules
+from kmcli.library import samples as study
+
+BY_NAME = {verb.name: verb for verb in VERBS}
+SHM = Path("/dev/shm")
+STATES = 6
+"""Of each verb."""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """In memory where there is such a place: what is checked here is what was flushed, not the flushing."""
+    made = tempfile.mkdtemp(prefix="km-crash-", dir=SHM if os.access(SHM, os.W_OK) else None)
+    yield Path(made)
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path) -> Place:
+    return Place(folder)
+
+
+@pytest.fixture
+def place(made: Place) -> Iterator[Place]:
+    with made.ready():
+        yield made
+
+
+# --- the disk
+
+
+def left(root: Path, change: Callable[[], object]) -> list[dict[str, bytes]]:
+    """What a cut may leave after a change."""
+    disk = Disk(root)
+    with disk.watched():
+        change()
+    return [{path: disk.data(file[0]) for path, file in state if file} for state in disk.after]
+
+
+def test_what_was_not_flushed_may_be_gone_or_torn(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"before")
+    may_be = left(tmp_path, lambda: (tmp_path / "old").write_bytes(b"after that"))
+    assert {state["old"] for state in may_be} >= {b"before", b"after that", b"after", b"\0\0\0\0\0 that"}
+    may_be = left(tmp_path, lambda: (tmp_path / "new").write_bytes(b"words"))
+    assert {state.get("new") for state in may_be} == {None, b"", b"wo", b"\0\0rds", b"words"}
+
+
+def test_a_rename_that_is_not_flushed_may_be_undone_or_come_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / "name").write_bytes(b"old")
+
+    def replace() -> None:
+        (tmp_path / "new").write_bytes(b"words")
+        (tmp_path / "new").replace(tmp_path / "name")
+
+    found = {state.get("name") for state in left(tmp_path, replace)}
+    assert found >= {b"old", b"", b"words"}
+
+
+def test_what_was_flushed_stays(tmp_path: Path) -> None:
+    (tmp_path / "name").write_bytes(b"old")
+    (may_be,) = left(tmp_path, lambda: files.write(tmp_path / "name", b"words"))
+    assert may_be == {"name": b"words"}
+
+
+# --- the verbs
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_cut_at_any_step(place: Place, verb: Verb) -> None:
+    recording = place.record(verb)
+    assert len(recording.disk.cuts) > 5
+    assert recording.losses(sampled(recording, STATES)) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_step_fails(place: Place, fault: Fault) -> None:
+    for name, share in (("add", 4), ("mv", 4), ("train", 20)):
+        recording = place.record(BY_NAME[name])
+        for step in range(2, len(recording.disk.cuts), max(1, len(recording.disk.cuts) // share)):
+            assert recording.faulted(fault, step, once=step % 2 == 0) is None
+
+
+# --- the guards: without any one of them something is lost
+
+
+def without(module: Any, name: str) -> SimpleNamespace:
+    """A module one of whose functions does nothing."""
+    return SimpleNamespace(**{**vars(module), name: lambda *_: None})
+
+
+def plainly(path: Path, data: bytes, changed: int = 0) -> None:
+    path.with_name("new.tmp").write_bytes(data)
+    path.with_name("new.tmp").replace(path)
+
+
+def begin_plainly(library: Library, document: Any, run: bytes) -> None:
+    plainly(library.workspace(document) / layout.RUN, run)
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+GUARDS: dict[str, tuple[str, object, str, Any]] = {
+    "a file is flushed before it gets its name": ("again", files, "write", plainly),
+    "a folder is flushed after a file in it got its name": ("add", files, "sync", nothing),
+    "a new library's folder is flushed": ("first", files, "make_root", lambda folder: folder.mkdir(parents=True)),
+    "study material is flushed": ("synth", study, "os", without(os, "fsync")),
+    "a module is flushed before it is true": ("train", files, "seal", nothing),
+    "the names of documents are looked at by doctor": ("mv", check._Inspection, "names", nothing),
+    "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
+    "settings are flushed": ("config", config, "os", without(os, "fsync")),
+    "an exported file is flushed": ("gguf", export_place, "sync", nothing),
+    "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_its_guard_something_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch, guard: str) -> None:
+    name, owner, what, instead = GUARDS[guard]
+    monkeypatch.setattr(owner, what, instead)
+    recording = place.record(BY_NAME[name])
+    assert first_loss(recording) is not None
+
+
+def first_loss(recording: Recording) -> Loss | None:
+    for state in (*recording.disk.after, *recording.disk.states):
+        if found := recording.losses([state]):
+            return found[0]
+    return None
+
+
+def test_without_its_guard_a_full_disk_is_a_traceback(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = place.record(BY_NAME["add"])
+    steps = range(2, len(recording.disk.cuts))
+    monkeypatch.setattr(files, "_REFUSED", (errno.EACCES,))
+    assert any(recording.faulted(full, step) for step in steps)
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "_GONE", ())
+    assert any(recording.faulted(gone, step) for step in steps)
+
+
+def test_a_clock_that_was_put_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that begins before the one that it replaces, by the clock, is unfinished all the same."""
+    verb = BY_NAME["retrain"]
+    root = place.prepared(verb)
+    with Library.open(root / "home") as library:
+        works = library.find("works")
+        later = library.workspace(works).stat().st_mtime_ns + 10**15
+        library._database.rows("UPDATE modules SET finished = ?", later)
+        library.begin_training(works, b"{}")
+        assert library.state(works) == "interrupted"
+        assert library.check(repair=True) == []
+        staging = library.staging(works)
+        (staging / "adapter_model.safetensors").write_bytes(b"weights")
+        monkeypatch.setattr(files, "delete", nothing)  # as where the power goes before the workspace is cleared
+        module = library.module(works)
+        assert module is not None
+        library.commit_module(works, staging, module.recipe, {})
+        monkeypatch.undo()
+        assert library.state(works) == "fresh"
+    assert modules.RUN == layout.RUN
