@@ -342,8 +342,14 @@ def _holes(disk: Disk, seen: _Seen) -> File:
 
 def _news(disk: Disk, seen: _Seen) -> tuple[int, bytes]:
     safe, now = disk.data(_safe(disk, seen)[0]), disk.data(seen.now[0])
-    start = len(os.path.commonprefix([safe, now]))
+    start = _common(safe, now)
     return start, now[start:]
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes both begin with."""
+    end = min(len(one), len(other))
+    return next((index for index in range(end) if one[index] != other[index]), end) if one[:end] != other[:end] else end
 
 
 def _between(before: tuple[bytes | None, ...], now: tuple[bytes | None, ...]) -> list[tuple[bytes | None, ...]]:
@@ -357,7 +363,7 @@ def _between(before: tuple[bytes | None, ...], now: tuple[bytes | None, ...]) ->
         log = new_log if new_log and new_log.startswith(old_log) else old_log
         return [(mixed, log), (new, log)]
     if new_log and new_log != old_log:
-        start = len(os.path.commonprefix([old_log or b"", new_log]))
+        start = _common(old_log or b"", new_log)
         half = start + (len(new_log) - start) // 2
         rubbish = bytes(255 - byte for byte in new_log[half:])
         return [(old, new_log[:half]), (old, new_log[:half] + rubbish), (old, new_log[: start + 16])]

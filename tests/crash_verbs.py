@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -310,10 +310,8 @@ def sampled(recording: Recording, count: int) -> list[State]:
 
 
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    both = wanted.keys() | found.keys()
-    return "; ".join(
-        f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in both if wanted.get(name) != found.get(name)
-    )
+    other = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+    return "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in other)
 
 
 def _follows(left: Any, before: Any, after: Any) -> bool:

@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 
-import kmcli.engines.decoding  # noqa: F401  heavy: imported before the forks
-import kmcli.training  # noqa: F401
 from crash_verbs import SET, Place, outcome
 from kmcli.library import Library
 

@@ -310,6 +310,8 @@ class Library:
             yield self._database.document("id", document.id) or document
             return
         with self._locks.hold(document.id, document.name, verb, wait):
+            if not self._layout.database.exists():  # taken away, and filelock has made the locks' folder anew
+                raise files.gone(self.home)
             current = self._database.document("id", document.id)
             if current is None:
                 self._locks.forget(document.id)
