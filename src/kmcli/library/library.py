@@ -77,6 +77,11 @@ class Library:
         return self._layout.home
 
     @property
+    def is_there(self) -> bool:
+        """Whether the library still is where it was opened: not moved, nor on a disk that was taken away."""
+        return self._layout.database.exists()
+
+    @property
     def cache(self) -> Path:
         """For what can be computed again. What belongs to one document has the document's id in front of its name."""
         return self._layout.cache
@@ -310,7 +315,7 @@ class Library:
             yield self._database.document("id", document.id) or document
             return
         with self._locks.hold(document.id, document.name, verb, wait):
-            if not self._layout.database.exists():  # taken away, and filelock has made the locks' folder anew
+            if not self.is_there:  # and filelock has made the locks' folder anew
                 raise files.gone(self.home)
             current = self._database.document("id", document.id)
             if current is None:
