@@ -20,7 +20,6 @@ import hashlib
 import os
 import sqlite3
 import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,34 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crash_hooks import hook, unhook
+from crash_tears import Cut, File, Names, Seen, State, assign, between, holes, key_of, now, safe, torn
+
 DATABASE = ("km.db", "km.db-wal")
-PAGE = 4096
 EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-
-File = tuple[str, int, int]
-"""Hash of the bytes, mode, and the time of the last change in ns."""
-State = tuple[tuple[str, File | None], ...]
-"""By path below the root; None is a folder."""
-Names = dict[int, dict[str, int]]
-"""By the number of a folder, the numbers of what is in it."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A step before which the power may go."""
-
-    number: int
-    what: str
-
-
-@dataclass(slots=True)
-class _Seen:
-    """A file or folder as it was seen last, and as it is safe: None where it never was."""
-
-    folder: bool
-    now: File
-    safe: File | None = None
 
 
 @dataclass
@@ -66,13 +43,12 @@ class Disk:
     states: dict[State, Cut] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     after: set[State] = field(default_factory=set)
-    unseen: list[str] = field(default_factory=list)
     before_each: Callable[[str], None] | None = None
     """Called instead of recording: for faults."""
 
     def __post_init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, Seen] = {}
         self._numbers: dict[tuple[int, int], int] = {}
         self._names: Names = {}
         self._safe_names: Names = {}
@@ -81,14 +57,13 @@ class Disk:
         self._home = self.root / "home"
         self._busy = threading.local()
         self._watching = False
-        self._lock = threading.RLock()
 
     # --- recording ---
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Record what happens below the root, where all that is there now is safe."""
-        _hook(self)
+        hook(self)
         self._scan()
         self._pending = []
         for one in self._seen.values():
@@ -102,7 +77,7 @@ class Disk:
             self.after = found
         finally:
             self._watching = False
-            _unhook()
+            unhook()
 
     def event(self, name: str, arguments: tuple[Any, ...]) -> None:
         if not self._watching or getattr(self._busy, "now", False):
@@ -157,15 +132,15 @@ class Disk:
             with self._quiet():
                 closed = what == "close"
                 if closed or not connection.in_transaction:
-                    now = self._read_tables()
-                    if now != before:
-                        for state in _between(before, now):
+                    reached = self._read_tables()
+                    if reached != before:
+                        for state in between(before, reached):
                             self._tables = state
                             self._note(self.cuts[-1])
-                        self._tables = now
+                        self._tables = reached
                         self._scan()
                         if before[1] is None:  # SQLite flushes the folder in which it makes a log
-                            self._flush_names(self._numbers[_key(self._home)])
+                            self._flush_names(self._numbers[key_of(self._home)])
 
     def _step(self, what: str) -> None:
         with self._quiet():
@@ -175,7 +150,7 @@ class Disk:
                 self._cut(what)
 
     def _cut(self, what: str) -> set[State]:
-        with self._lock, self._quiet():
+        with self._quiet():
             self._scan()
             self.cuts.append(Cut(len(self.cuts), what))
             return self._note(self.cuts[-1])
@@ -213,7 +188,7 @@ class Disk:
             if number in self._seen and self._seen[number].folder == folder:
                 self._seen[number].now = now
             else:
-                self._seen[number] = _Seen(folder, now)
+                self._seen[number] = Seen(folder, now)
             if folder:
                 names[number] = inside = {}
                 with os.scandir(path) as entries:
@@ -241,7 +216,7 @@ class Disk:
         for group in done:
             for (where, name), number in group.items():
                 self._safe_names.setdefault(where, {})
-                _assign(self._safe_names[where], name, number)
+                assign(self._safe_names[where], name, number)
                 for other in self._pending[: self._pending.index(group)]:
                     other.pop((where, name), None)
             self._pending.remove(group)
@@ -268,17 +243,17 @@ class Disk:
         found = {
             self._state(keep, data)
             for keep in kept
-            for data in ((_safe, _torn, _holes, _now) if keep == everything else (_safe, _now))
+            for data in ((safe, torn, holes, now) if keep == everything else (safe, now))
         }
         for state in found:
             self.states.setdefault(state, cut)
         return found
 
-    def _state(self, keep: frozenset[int], data: Callable[[Disk, _Seen], File]) -> State:
+    def _state(self, keep: frozenset[int], data: Callable[[Disk, Seen], File]) -> State:
         names = {number: dict(inside) for number, inside in self._safe_names.items()}
         for index in sorted(keep):
             for (where, name), number in self._pending[index].items():
-                _assign(names.setdefault(where, {}), name, number)
+                assign(names.setdefault(where, {}), name, number)
         found: list[tuple[str, File | None]] = []
 
         def walk(number: int, path: str, above: tuple[int, ...]) -> None:
@@ -317,107 +292,3 @@ class Disk:
 
     def keep(self, data: bytes) -> str:
         return self._blob(data)
-
-
-def _safe(disk: Disk, seen: _Seen) -> File:
-    return seen.safe or (disk.keep(b""), seen.now[1], seen.now[2])
-
-
-def _now(disk: Disk, seen: _Seen) -> File:
-    return seen.now
-
-
-def _torn(disk: Disk, seen: _Seen) -> File:
-    """With half of what is new."""
-    start, new = _news(disk, seen)
-    return disk.keep(disk.data(seen.now[0])[:start] + new[: len(new) // 2]), *seen.now[1:]
-
-
-def _holes(disk: Disk, seen: _Seen) -> File:
-    """With zeros for the first half of what is new."""
-    start, new = _news(disk, seen)
-    half = len(new) // 2
-    return disk.keep(disk.data(seen.now[0])[:start] + bytes(half) + new[half:]), *seen.now[1:]
-
-
-def _news(disk: Disk, seen: _Seen) -> tuple[int, bytes]:
-    safe, now = disk.data(_safe(disk, seen)[0]), disk.data(seen.now[0])
-    start = _common(safe, now)
-    return start, now[start:]
-
-
-def _common(one: bytes, other: bytes) -> int:
-    """How many bytes both begin with."""
-    end = min(len(one), len(other))
-    return next((index for index in range(end) if one[index] != other[index]), end) if one[:end] != other[:end] else end
-
-
-def _between(before: tuple[bytes | None, ...], now: tuple[bytes | None, ...]) -> list[tuple[bytes | None, ...]]:
-    """SQLite's file and log on the way from one commit to the next, but for both ends."""
-    (old, old_log), (new, new_log) = before, now
-    if old != new and old_log and old and new:  # the log is copied into the file, page by page
-        size = max(len(old), len(new))
-        mixed = b"".join(
-            (new if page % 2 else old)[page * PAGE : (page + 1) * PAGE] for page in range((size + PAGE - 1) // PAGE)
-        )
-        log = new_log if new_log and new_log.startswith(old_log) else old_log
-        return [(mixed, log), (new, log)]
-    if new_log and new_log != old_log:
-        start = _common(old_log or b"", new_log)
-        half = start + (len(new_log) - start) // 2
-        rubbish = bytes(255 - byte for byte in new_log[half:])
-        return [(old, new_log[:half]), (old, new_log[:half] + rubbish), (old, new_log[: start + 16])]
-    return []
-
-
-def _assign(inside: dict[str, int], name: str, number: int | None) -> None:
-    if number is None:
-        inside.pop(name, None)
-    else:
-        inside[name] = number
-
-
-def _key(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-# --- the hooks: one for the process, because an audit hook stays
-
-_watcher: Disk | None = None
-_hooked = False
-_fsync, _connect = os.fsync, sqlite3.connect
-
-
-class _Watched(sqlite3.Connection):
-    def execute(self, sql: str, *given: Any) -> Any:
-        run = super().execute
-        return _watcher.statement(sql, lambda: run(sql, *given), self) if _watcher else run(sql, *given)
-
-    def close(self) -> None:
-        run = super().close
-        if _watcher and not _watcher.before_each:
-            _watcher.statement("close", run, self)
-        else:
-            run()
-
-
-def _hook(disk: Disk) -> None:
-    global _watcher, _hooked
-    _watcher = disk
-    if not _hooked:
-        _hooked = True
-        sys.addaudithook(lambda name, arguments: _watcher.event(name, arguments) if _watcher else None)
-    os.fsync = lambda descriptor: disk.flush(descriptor if isinstance(descriptor, int) else descriptor.fileno(), _fsync)
-
-    def connect(path: Any, **given: Any) -> Any:
-        own = str(path) == str(disk.root / "home" / DATABASE[0])
-        return _connect(path, **given, factory=_Watched) if own else _connect(path, **given)
-
-    sqlite3.connect = connect  # type: ignore[assignment]
-
-
-def _unhook() -> None:
-    global _watcher
-    _watcher = None
-    os.fsync, sqlite3.connect = _fsync, _connect

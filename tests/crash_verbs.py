@@ -7,37 +7,29 @@ verb's to change is as it was; the same command ends as it ended without the cut
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import io
 import os
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from base_cases import SMALL
-from crash_disk import Cut, Disk, State
-from kmcli import bases, migrations
+from crash_disk import Disk
+from crash_faults import Fault, gone
+from crash_library import TEXTS, differences, follows, make_base, outcome, same, write_version
+from crash_tears import Cut, State
+from kmcli import bases
 from kmcli.cli.boundary import main
 from kmcli.engines import hf as hf_engine
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import KmError
 from kmcli.library import Library
 from kmcli.training import loop
-from kmcli.types import silent
 from material_crashes import say
 
-TEXTS = {
-    "heron": "The heron waits by the quay of Lindros. It was seen by Ann in 1871.",
-    "works": "The works were built by mason Bo. They burnt down in 1902.\n\nThe quay has nine lamps, and each is green.",
-    "permits": "The fee for berth permits is $75. They are valid for 18 months.",
-}
 SETTINGS = ("chunk_tokens=24", "tasks=qa:2", "generations=2", "steps=2", "batch=2", "rank=2", "exam=no")
 SET = tuple(word for setting in SETTINGS for word in ("--set", setting))
 
@@ -86,45 +78,6 @@ class Ran:
     code: int
     out: str
     err: str
-
-
-Fault = Callable[[str, Path], None]
-"""What befalls a step, given what it is and the root."""
-
-
-def full(what: str, root: Path) -> None:
-    if what.startswith("sqlite"):
-        raise sqlite3.OperationalError("database or disk is full")
-    if not what.startswith(("remove", "rmdir", "truncate")):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def read_only(what: str, root: Path) -> None:
-    if what.startswith("sqlite"):
-        raise sqlite3.OperationalError("attempt to write a readonly database")
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-
-def not_permitted(what: str, root: Path) -> None:
-    if what.startswith("sqlite"):
-        raise sqlite3.OperationalError("unable to open database file")
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def broken(what: str, root: Path) -> None:
-    if what.startswith("sqlite"):
-        raise sqlite3.OperationalError("disk I/O error")
-    if what.startswith("fsync"):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
-def gone(what: str, root: Path) -> None:
-    """The library's folder is moved away; what comes after meets that by itself."""
-    if (root / "home").is_dir() and not (root / "away").exists():
-        (root / "home").rename(root / "away")
-
-
-FAULTS: tuple[Fault, ...] = (full, read_only, not_permitted, broken, gone)
 
 
 @dataclass(frozen=True)
@@ -268,7 +221,7 @@ class Recording:
         ):
             wrong = f"it ends with {ran.code}: {ran.err}"
         elif ran.code == 0 and (left := outcome(root)) != self.after:
-            wrong = f"it claims to have ended: {_differences(self.after, left)}"
+            wrong = f"it claims to have ended: {differences(self.after, left)}"
         wrong = wrong or self._wrong(root, False)
         if not wrong:
             shutil.rmtree(root)
@@ -284,7 +237,7 @@ class Recording:
     def _looked_at(self, root: Path, ended: bool) -> str:
         verb, run = self.verb, self.place.run
         if ended and (left := outcome(root)) != self.after:
-            return f"it had ended, and is undone: {_differences(self.after, left)}"
+            return f"it had ended, and is undone: {differences(self.after, left)}"
         with Library.open(root / "home") as library:
             library.check(repair=True)
             again = library.check()
@@ -295,13 +248,13 @@ class Recording:
             known = (self.before.get(name), self.after.get(name))
             if name not in verb.touches and left.get(name) not in known:
                 return f"{name} is {left.get(name)}, and was {known[0]}"
-            if name in verb.touches and not _follows(left.get(name), *known):
+            if name in verb.touches and not follows(left.get(name), *known):
                 return f"{name} is {left.get(name)}, between {known[0]} and {known[1]}"
         ran = run(root, verb.words)
         if ran.code not in verb.done or "Traceback" in ran.err:
             return f"the same command ends with {ran.code}: {ran.err}"
-        if not _same(left := outcome(root), self.after):
-            return f"the same command ends otherwise: {_differences(self.after, left)}"
+        if not same(left := outcome(root), self.after):
+            return f"the same command ends otherwise: {differences(self.after, left)}"
         with Library.open(root / "home") as library:
             return "".join(finding.message for finding in library.check())
 
@@ -310,114 +263,3 @@ def sampled(recording: Recording, count: int) -> list[State]:
     """About so many of the states, from the first step to the last, and of those after the end."""
     found, after = list(recording.disk.states), list(recording.disk.after)
     return [*found[:: max(1, len(found) // count)], *after[:: max(1, len(after) // 2)]]
-
-
-def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    other = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
-    return "; ".join(f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in other)
-
-
-def _same(left: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """But for the order of study material where some in the middle had to be written anew, and for weights trained on it so."""
-
-    def loosely(one: Any) -> Any:
-        if not isinstance(one, dict):
-            return one
-        return {**one, "samples": sorted(one["samples"]), "module": one["module"] and one["module"][1]}
-
-    def reordered(name: str) -> bool:
-        both = left[name], wanted[name]
-        return all(isinstance(one, dict) for one in both) and both[0]["samples"] != both[1]["samples"]
-
-    return left.keys() == wanted.keys() and all(
-        left[name] == wanted[name] or (reordered(name) and loosely(left[name]) == loosely(wanted[name]))
-        for name in wanted
-    )
-
-
-def _follows(left: Any, before: Any, after: Any) -> bool:
-    """Whether a document may be so on the way from one to the other: it has either text, tags and module, and material
-    that only grows."""
-    if left in (before, after):
-        return True
-    parts = [one for one in (before, after) if one is not None]
-    if not isinstance(left, dict) or not parts:
-        return False
-    grown = all(one in left["samples"] for one in (before or left)["samples"])
-    return grown and all(left[part] in [one[part] for one in parts] for part in ("text", "tags", "module"))
-
-
-def outcome(root: Path) -> dict[str, Any]:
-    """What is worth anything: every document with all that belongs to it, the settings, and what was exported."""
-    found: dict[str, Any] = {}
-    out = root / "out"
-    for file in sorted(out.rglob("*") if out.exists() else ()):
-        relative = file.relative_to(root)
-        if file.is_file() and not any(part.endswith(".part") for part in relative.parts):
-            found[str(relative)] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    home = root / "home"
-    if (config := home / "config.toml").exists():
-        found["config"] = config.read_text()
-    if not (home / "km.db").exists() or _version(home) == 0:
-        return found
-    with Library.open(home) as library:
-        for document in library.documents():
-            module = library.module(document)
-            weights = (module.path / "adapter_model.safetensors").read_bytes() if module else b""
-            found[document.name] = {
-                "text": library.text(document),
-                "tags": document.tags,
-                "samples": [(one.id, one.response) for one in library.samples(document)],
-                "module": (hashlib.sha256(weights).hexdigest()[:12], library.state(document) == "stale")
-                if module
-                else None,
-                "unfinished": library.state(document) == "interrupted",
-            }
-        names = home / "names"
-        found["names"] = names.read_text() if names.exists() else None
-    return found
-
-
-def _version(home: Path) -> int:
-    return int(sqlite3.connect(home / "km.db").execute("PRAGMA user_version").fetchone()[0])
-
-
-def write_version(home: Path, version: int) -> None:
-    """A library with a document, as a km of that version of the database wrote it."""
-    home.mkdir()
-    text = TEXTS["heron"]
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    folder = home / "documents" / "d1"
-    folder.mkdir(parents=True)
-    for name in (f"text-{digest[:12]}.md", f"source-{digest[:12]}.txt"):
-        (folder / name).write_text(text)
-    (home / "names").write_text("heron\n")
-    database = sqlite3.connect(home / "km.db", isolation_level=None)
-    for migration in migrations.MIGRATIONS[:version]:
-        migration(database)
-    database.execute(f"PRAGMA user_version = {version}")
-    row = (
-        "d1",
-        "heron",
-        "heron",
-        "/books/heron.txt",
-        "text",
-        digest,
-        digest,
-        None,
-        14,
-        "2026-01-01",
-        "2026-01-01",
-        "[]",
-    )
-    database.execute(f"INSERT INTO documents VALUES ({', '.join('?' * len(row))})", row)
-    database.close()
-
-
-def make_base(folder: Path) -> bases.Base:
-    torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**SMALL | {"max_position_embeddings": 512})).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (folder / file).write_bytes((bases.EMBEDDED_FOLDER / file).read_bytes())
-    (folder / "card.json").write_text('{"name": "tiny", "version": "0", "prompts": "embedded", "chunk_tokens": 24}')
-    return bases.find(str(folder), silent)

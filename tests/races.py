@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from crash_verbs import SET, Place, outcome
+from crash_library import outcome
+from crash_verbs import SET, Place
 from kmcli.library import Library
 
 WORKERS = 8

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 import races
-from crash_verbs import FAULTS, VERBS, Loss, Place, Recording
+from crash_faults import FAULTS
+from crash_verbs import VERBS, Loss, Place, Recording
 
 SHM = Path("/dev/shm")
 

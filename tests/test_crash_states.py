@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from crash_disk import Disk
-from crash_verbs import FAULTS, VERBS, Fault, Loss, Place, Recording, full, gone, sampled
+from crash_faults import FAULTS, Fault, full, gone
+from crash_verbs import VERBS, Loss, Place, Recording, sampled
 from kmcli import config
 from kmcli.export import place as export_place
 from kmcli.library import Library, check, files, layout, modules
@@ -184,6 +185,7 @@ def test_without_its_guard_a_full_disk_is_a_traceback(
     assert any(recording.faulted(full, step) for step in steps)
     monkeypatch.undo()
     monkeypatch.setattr(files, "_GONE", ())
+    monkeypatch.setattr(Library, "is_there", True)
     assert any(recording.faulted(gone, step) for step in steps)
 
 
