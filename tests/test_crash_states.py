@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cli_cases import command, environment
 from crash_disk import Disk
 from crash_faults import FAULTS, Fault, full, gone
 from crash_verbs import VERBS, Loss, Place, Recording, sampled
@@ -23,6 +26,7 @@ from kmcli import config
 from kmcli.export import place as export_place
 from kmcli.library import Library, check, files, layout, modules
 from kmcli.library import samples as study
+from workflow_cases import sentences
 
 BY_NAME = {verb.name: verb for verb in VERBS}
 SHM = Path("/dev/shm")
@@ -209,3 +213,24 @@ def test_a_clock_that_was_put_back(place: Place, monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
         assert library.state(works) == "fresh"
     assert modules.RUN == layout.RUN
+
+
+def test_a_file_that_may_not_grow(km_home: Path, tmp_path: Path) -> None:
+    """The system's own refusal, not a made one."""
+    small, large = tmp_path / "small.txt", tmp_path / "large.txt"
+    small.write_text("The heron waits.")
+    large.write_text("The heron waits. " * 20_000)
+    limit = 200_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ran = subprocess.run(
+        command("add", str(small), str(large)), capture_output=True, text=True, preexec_fn=limited, env=environment()
+    )
+    assert ran.returncode == 6
+    (sentence,) = sentences(ran.stderr)
+    assert sentence == (f"km: {large}: {km_home} cannot be written to: file too large. Free some space and try again.")
+    with Library.open(km_home) as library:
+        assert [document.name for document in library.documents()] == ["small"]
+        assert library.check() == []
