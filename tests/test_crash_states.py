@@ -23,9 +23,12 @@ from crash_disk import Disk
 from crash_faults import FAULTS, Fault, full, gone
 from crash_verbs import VERBS, Loss, Place, Recording, sampled
 from kmcli import config
+from kmcli.bases import folder as folder_of_base
 from kmcli.export import place as export_place
 from kmcli.library import Library, check, files, layout, modules
 from kmcli.library import samples as study
+from kmcli.types import silent
+from kmcli.workflows import extracting
 from workflow_cases import sentences
 
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -104,6 +107,35 @@ def test_what_was_flushed_stays(tmp_path: Path) -> None:
     (tmp_path / "name").write_bytes(b"old")
     (may_be,) = left(tmp_path, lambda: files.write(tmp_path / "name", b"words"))
     assert may_be == {"name": b"words"}
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 16, b"0123"])
+def test_a_revision_that_a_cut_has_torn_is_made_anew(
+    tmp_path: Path, km_home: Path, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr(folder_of_base, "_WORTH_REMEMBERING", 1)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    Library.open(km_home).close()
+
+    def revision() -> str:
+        return folder_of_base.files_revision(tmp_path, [tmp_path / "model.safetensors"], silent)
+
+    first = revision()
+    (memo,) = (km_home / "cache" / "revisions").iterdir()
+    memo.write_bytes(rest)
+    assert revision() == first == memo.read_text()
+
+
+def test_what_an_extractor_was_baked_into_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bake(extractor: Path, module: Path | None, folder: Path) -> None:
+        (folder / "weights").write_bytes(b"words")
+
+    monkeypatch.setattr("kmcli.adapters.extractor.bake", bake)
+    extractor: Any = SimpleNamespace(path=tmp_path)
+    may_be = left(tmp_path, lambda: extracting._bake(extractor, None, tmp_path / "baked" / "one"))
+    assert {state.get("baked/one/weights") for state in may_be} <= {None, b"words"}
 
 
 # --- the verbs
