@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import races
+from kmcli.errors import KmError, NotFoundError
 from kmcli.library import Library, names
 from kmcli.library.database import Database
 from library_material import ingested
@@ -83,3 +84,14 @@ def test_names_published_while_others_are(km_home: Path, monkeypatch: pytest.Mon
         monkeypatch.undo()
         assert ((km_home / "names").read_text() == "otter\nstork\n") == guarded
         assert (library.check() == []) == guarded
+
+
+def test_a_text_that_goes_or_changes_between_two_looks(km_home: Path) -> None:
+    with Library.open(km_home) as library, Library.open(km_home) as other:
+        heron = library.add(ingested()).document
+        other.add(ingested("The heron flies."))
+        with pytest.raises(KmError, match="heron has been changed meanwhile"):
+            library.text(heron)
+        other.remove("heron")
+        with pytest.raises(NotFoundError, match="heron has been removed meanwhile"):
+            library.text(heron)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from kmcli.errors import NotFoundError, ResourceError, did_you_mean
+from kmcli.errors import KmError, NotFoundError, ResourceError, did_you_mean
 from kmcli.library import contents, files, modules, names
 from kmcli.library import samples as study
 from kmcli.library.check import Finding, inspect
@@ -162,7 +162,7 @@ class Library:
         with self._database.transaction():
             current = self._database.document("id", document.id)
             if current is None:
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+                raise self._removed(document)
             document = contents.with_tags(current, add, remove)
             self._database.save(document)
         if document.tags != current.tags:
@@ -186,8 +186,17 @@ class Library:
         return document
 
     def text(self, document: Document) -> str:
-        """The document's text. Raises KmError where the file is missing or no longer what was added."""
-        return contents.text(self._layout, document)
+        """The document's text. Raises KmError where the file is missing or no longer what was added, NotFoundError where
+        another process has removed the document since it was looked up."""
+        try:
+            return contents.text(self._layout, document)
+        except KmError:
+            current = self._database.document("id", document.id)
+            if current is None:
+                raise self._removed(document) from None
+            if current.text_sha256 != document.text_sha256:
+                raise KmError(f"{document.name} has been changed meanwhile.", "Try again.") from None
+            raise
 
     def source_file(self, document: Document) -> Path:
         """The copy of the bytes as given."""
@@ -320,7 +329,7 @@ class Library:
             current = self._database.document("id", document.id)
             if current is None:
                 self._locks.forget(document.id)
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+                raise self._removed(document)
             yield current
 
     def check(self, repair: bool = False) -> list[Finding]:
@@ -329,6 +338,10 @@ class Library:
             return inspect(self._layout, self._database, repair)
 
     # --- within ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _removed(document: Document) -> NotFoundError:
+        return NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
 
     def _publish_names(self) -> None:
         """In a transaction, so that of two processes that publish the one that knows more is the last."""
