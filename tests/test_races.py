@@ -18,7 +18,10 @@ import races
 from kmcli.errors import KmError, NotFoundError
 from kmcli.library import Library, names
 from kmcli.library.database import Database
-from library_material import ingested
+from kmcli.types import silent
+from kmcli.workflows import documents
+from kmcli.workflows.house import open_house
+from library_material import ingested, train
 
 SECONDS = 3
 
@@ -95,3 +98,13 @@ def test_a_text_that_goes_or_changes_between_two_looks(km_home: Path) -> None:
         other.remove("heron")
         with pytest.raises(NotFoundError, match="heron has been removed meanwhile"):
             library.text(heron)
+
+
+def test_a_module_that_is_replaced_while_it_is_listed(km_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_house({}, silent) as house:
+        heron = house.library.add(ingested()).document
+        old = train(house.library, heron, b"old")
+        train(house.library, heron, b"new")
+        assert documents.entry(house, heron).bytes > 0
+        monkeypatch.setattr(Library, "module", lambda self, document: old)
+        assert documents.entry(house, heron).bytes == 0

@@ -94,7 +94,12 @@ def _refused(error: OSError) -> KmError | None:
     """What a disk has refused, wherever nobody thought of it: the full one is no bug."""
     from kmcli.library import files  # not needed by most commands before they fail
 
-    return files.refused(error, Path(error.filename).parent if isinstance(error.filename, str) else config.home())
+    home = config.home()
+    if isinstance(error, FileNotFoundError) and home.is_dir():
+        return None
+    return files.refused(
+        error, Path(error.filename).parent if isinstance(error.filename, str) and home.is_dir() else home
+    )
 
 
 def _bug(screen: Screen, error: Exception) -> KmError:
