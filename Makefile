@@ -1,12 +1,13 @@
 # make demo   sets up, then runs the main job on the embedded base model, offline
 # make test   sets up, runs the checks and all tests
 # make check  the checks and tests of `make test`, in the environment that is there
+# make reliability  every step of every verb cut and failed, and eight processes at once: docs/reliability.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test check lint docs reliability clean
 
 demo: $(INSTALLED)
 	VENV=$(VENV) bash examples/demo.sh
@@ -22,6 +23,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m kmcli.cli.generate --check
+
+reliability: $(INSTALLED)
+	$(BIN)/python tests/reliability.py
 
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate

@@ -12,7 +12,7 @@ import pytest
 from cli_cases import Km
 from kmcli import bases
 from kmcli.errors import KmError, ResourceError
-from kmcli.library import Library
+from kmcli.library import Library, layout
 from kmcli.training.recipes import PRESETS
 from kmcli.types import Document, silent
 from kmcli.workflows import group
@@ -205,7 +205,7 @@ def test_a_document_that_changed_meanwhile(km: Km, unfinished: Path) -> None:
     ("key", "value", "what"), [("text_sha256", "0" * 64, "document"), ("revision", "0123456789abcdef", "base")]
 )
 def test_what_changed_starts_anew(km: Km, km_home: Path, unfinished: Path, key: str, value: str, what: str) -> None:
-    file = workspace(km_home) / group.RUN
+    file = workspace(km_home) / layout.RUN
     run = json.loads(file.read_text())
     (run if key in run else run["recipe"])[key] = value
     file.write_text(json.dumps(run))
@@ -218,7 +218,7 @@ def test_what_changed_starts_anew(km: Km, km_home: Path, unfinished: Path, key: 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"recipe": {"of": "tomorrow"}, "text_sha256": ""}'])
 def test_a_damaged_note_of_it(km: Km, km_home: Path, unfinished: Path, content: str) -> None:
-    (workspace(km_home) / group.RUN).write_text(content)
+    (workspace(km_home) / layout.RUN).write_text(content)
     run = km("train", "permits", *TINY)
     assert run.code == 1
     (sentence,) = sentences(run.err)

@@ -14,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from kmcli.errors import KmError, UsageError, did_you_mean
+from kmcli.errors import KmError, ResourceError, UsageError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,10 +137,19 @@ def store(key: str, value: str | None) -> Path:
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(tomlkit.dumps(document), "utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(tomlkit.dumps(document))
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(file)
+        for folder in (file.parent, file.parent.parent):  # which may be new
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     except OSError as error:
-        raise KmError(f"{file} cannot be written: {error.strerror}.", "Check its permissions.") from None
+        raise ResourceError(
+            f"{file} cannot be written: {error.strerror}.", "Check its permissions and the disk's space."
+        ) from None
     return file
 
 

@@ -26,6 +26,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiec
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HASH = re.compile(b"[0-9a-f]{16}")
 _WORTH_REMEMBERING = 1 << 23
 """Bytes of weights from which the hash is remembered: the embedded base's takes a tenth of a whole `km ask`."""
 _WORTH_SAYING = 1 << 28
@@ -149,14 +150,16 @@ def files_revision(path: Path, weights: Sequence[Path], report: Reporter) -> str
         return _hash(tuple(files))
     key = hashlib.sha256(repr(files).encode("utf-8", "surrogatepass")).hexdigest()
     memo = cache / "revisions" / key
-    if not memo.is_file():
+    known = memo.read_bytes() if memo.is_file() else b""
+    if not _HASH.fullmatch(known):  # or what a crash has left of one
         if total >= _WORTH_SAYING:
             report(Event("check", f"reading {path} once, to recognise it later"))
         memo.parent.mkdir(parents=True, exist_ok=True)
+        known = _hash(tuple(files)).encode()
         temporary = memo.with_suffix(f".{os.getpid()}")
-        temporary.write_text(_hash(tuple(files)), "ascii")
+        temporary.write_bytes(known)
         temporary.replace(memo)
-    return memo.read_text("ascii")
+    return known.decode()
 
 
 def _is_snapshot(path: Path) -> bool:

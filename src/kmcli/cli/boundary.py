@@ -7,10 +7,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 
+from kmcli import config
 from kmcli.cli import render, start
 from kmcli.cli.app import app
 from kmcli.cli.screen import Screen, tolerant_streams
@@ -66,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output has seen enough. Python would complain when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(screen, _refused(error) or _bug(screen, error))
     except Exception as error:  # noqa: BLE001  (the boundary: a bug keeps its traceback and says that it is one)
-        screen.remark("".join(traceback.format_exception(error)).rstrip())
-        bug = KmError(f"this is a bug in km ({type(error).__name__}).", "Please report it with the lines above.")
-        _fail(screen, bug)
+        _fail(screen, _bug(screen, error))
     return screen.exit_code
 
 
@@ -89,6 +91,23 @@ def _usage_error(error: Any) -> UsageError:
     message = render.one_line(error.format_message())
     path = error.ctx.command_path if error.ctx is not None else "km"
     return UsageError(message[:1].lower() + message[1:].rstrip(".") + ".", f"See {path} --help.")
+
+
+def _refused(error: OSError) -> KmError | None:
+    """What a disk has refused, wherever nobody thought of it: the full one is no bug."""
+    from kmcli.library import files  # not needed by most commands before they fail
+
+    home = config.home()
+    if isinstance(error, FileNotFoundError) and home.is_dir():
+        return None
+    return files.refused(
+        error, Path(error.filename).parent if isinstance(error.filename, str) and home.is_dir() else home
+    )
+
+
+def _bug(screen: Screen, error: Exception) -> KmError:
+    screen.remark("".join(traceback.format_exception(error)).rstrip())
+    return KmError(f"this is a bug in km ({type(error).__name__}).", "Please report it with the lines above.")
 
 
 def _fail(screen: Screen, error: KmError) -> None:

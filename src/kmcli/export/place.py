@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kmcli.errors import NotFoundError, ResourceError, UsageError
-from kmcli.library.files import sync
+from kmcli.library.files import exchange, sync
 
 MARK = "km.json"
 """The file by which a folder is known as one that km has exported; it says what the folder holds."""
@@ -106,15 +106,22 @@ def whole_folder(out: Path) -> Iterator[Path]:
         if not out.exists():
             part.rename(out)
         else:
-            old = _temporary_name(out)
-            out.rename(old)
-            try:
-                part.rename(out)
-            except BaseException:
-                old.rename(out)
-                raise
+            old = part if exchange(part, out) else _make_way(out, part)
+            sync(out.parent)
             shutil.rmtree(old)
         sync(out.parent)
+
+
+def _make_way(out: Path, part: Path) -> Path:
+    """Where a file system cannot exchange two folders, rename both, the one that was there first; what it is called then."""
+    old = _temporary_name(out)
+    out.rename(old)
+    try:
+        part.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    return old
 
 
 @contextmanager

@@ -18,20 +18,35 @@ from kmcli.errors import ResourceError
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 SYNCED_AT_ONCE = 32
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, *_FULL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, *_FULL)
 
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn what a disk refuses (full, read-only, not permitted) into a ResourceError; any other OSError is a bug."""
+    """Turn what a disk refuses (full, read-only, not permitted, gone) into a ResourceError; any other OSError is a bug."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSED:
+        refusal = refused(error, folder)
+        if refusal is None:
             raise
-        hint = "Free some space and try again." if error.errno in _FULL else "Check its permissions and the disk."
-        raise ResourceError(f"{folder} cannot be written to: {reason(error)}.", hint) from error
+        raise refusal from error
+
+
+def refused(error: OSError, folder: Path) -> ResourceError | None:
+    """What a disk's refusal to write below a folder means to people; None for an error that is none."""
+    if error.errno in _GONE and not folder.is_dir():
+        return gone(folder)
+    if error.errno not in _REFUSED:
+        return None
+    hint = "Free some space and try again." if error.errno in _FULL else "Check its permissions and the disk."
+    return ResourceError(f"{folder} cannot be written to: {reason(error)}.", hint)
+
+
+def gone(folder: Path) -> ResourceError:
+    return ResourceError(f"{folder} is gone.", "Bring it back (was it moved, or its disk taken away?) and try again.")
 
 
 def reason(error: OSError) -> str:
@@ -45,14 +60,28 @@ def make_folder(folder: Path) -> None:
         folder.chmod(FOLDER_MODE)
 
 
-def write(path: Path, data: bytes, synced: bool = True) -> None:
-    """Replace `path` by a file with these bytes, or leave it as it was. Not synced: it may be lost in a power cut."""
+def make_root(folder: Path) -> None:
+    """A private folder with all folders above it, for good."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    for one in new:
+        sync(one.parent)
+
+
+def write(path: Path, data: bytes, synced: bool = True, changed: int = 0) -> None:
+    """Replace `path` by a file with these bytes, or leave it as it was. Not synced: it may be lost in a power cut.
+
+    changed: nanoseconds of the file system's clock. The file counts as changed then at least, wherever that clock stands.
+    """
     temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as stream:
             stream.write(data)
+            stream.flush()
+            status = os.fstat(stream.fileno())
+            if status.st_mtime_ns < changed:
+                os.utime(stream.fileno(), ns=(status.st_atime_ns, changed))
             if synced:
-                stream.flush()
                 os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
@@ -67,6 +96,15 @@ def move(folder: Path, target: Path) -> None:
     os.rename(folder, target)
     sync(target.parent)
     sync(folder.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two files or folders of one file system change places, at once; False where the system cannot do that."""
+    import ctypes
+
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def seal(folder: Path) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from kmcli.types import Document, text_hash
 
+RUN = "run.json"
+"""In a workspace: what is being trained."""
+
 UNFINISHED = "training-"
 """What the folders of unfinished extractors begin with."""
 

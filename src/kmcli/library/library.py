@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from kmcli.errors import NotFoundError, ResourceError
+from kmcli.errors import KmError, ResourceError
 from kmcli.library import contents, files, modules, names
 from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
@@ -22,8 +22,8 @@ from kmcli.library.conversations import Conversations
 from kmcli.library.database import Database
 from kmcli.library.exams import Exams
 from kmcli.library.extractors import Extractors
-from kmcli.library.layout import Layout, has_weights
-from kmcli.library.material import Material
+from kmcli.library.layout import RUN, Layout, has_weights
+from kmcli.library.material import Material, removed
 from kmcli.library.published import Published
 from kmcli.types import Chunk, Document, Ingested, KnowledgeModule, Recipe, State
 
@@ -51,9 +51,12 @@ class Library(Material):
         """
         layout = Layout(home.absolute())
         try:
-            layout.home.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+            files.make_root(layout.home)
+            new = not all(folder.is_dir() for folder in layout.folders)
             for folder in layout.folders:
                 files.make_folder(folder)
+            if new:
+                files.sync(layout.home)
             return cls(layout, Database(layout.database, layout.home / "km.lock"))
         except OSError as error:
             raise ResourceError(
@@ -213,8 +216,17 @@ class Library(Material):
         return document
 
     def text(self, document: Document) -> str:
-        """The document's text. Raises KmError where the file is missing or no longer what was added."""
-        return contents.text(self._layout, document)
+        """The document's text. Raises KmError where the file is missing or no longer what was added, NotFoundError where
+        another process has removed the document since it was looked up."""
+        try:
+            return contents.text(self._layout, document)
+        except KmError:
+            current = self._database.document("id", document.id)
+            if current is None:
+                raise removed(document) from None
+            if current.text_sha256 != document.text_sha256:
+                raise KmError(f"{document.name} has been changed meanwhile.", "Try again.") from None
+            raise
 
     def source_file(self, document: Document) -> Path:
         """The copy of the bytes as given."""
@@ -225,6 +237,13 @@ class Library(Material):
     def state(self, document: Document) -> State:
         """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
         return modules.state(self._layout, document, self._trained(document))
+
+    def begin_training(self, document: Document, run: bytes) -> None:
+        """Note in the workspace what is being trained: from now on there is an unfinished training, whatever the clock
+        says."""
+        with self.lock(document, "train"), files.explained(self.home):
+            row = self._trained(document)
+            files.write(self.workspace(document) / RUN, run, changed=row["finished"] if row else 0)
 
     def commit_module(
         self,
@@ -245,7 +264,8 @@ class Library(Material):
             modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut)
             files.delete(self._layout.workspace(document))
         module = self.module(document)
-        assert module is not None
+        if module is None:  # its folder was taken away since it was moved there
+            raise files.gone(self.home)
         return module
 
     def module(self, document: Document) -> KnowledgeModule | None:
@@ -292,7 +312,7 @@ class Library(Material):
         """The document as it is now. Raises NotFoundError where it was removed."""
         current = self.catalogue.of_id(document.id)
         if current is None:
-            raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+            raise removed(document)
         return current
 
     def _known(self, ingested: Ingested) -> Document | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kmcli.errors import KmError
@@ -43,6 +43,8 @@ class Locks:
             with files.explained(self._folder):
                 lock.acquire(timeout=wait)
         except Timeout:
+            if not self._folder.is_dir():  # which filelock takes for being in use
+                raise files.gone(self._folder) from None
             raise Busy(
                 f"{name} is in use by {_holder(note)}.", "Wait until that has finished, or stop it; then try again."
             ) from None
@@ -53,7 +55,8 @@ class Locks:
             yield
         finally:
             self._held.discard(key)
-            note.unlink(missing_ok=True)
+            with suppress(OSError):  # a note that stays is overwritten by the next holder
+                note.unlink(missing_ok=True)
             lock.release()
 
     def forget(self, key: str) -> None:

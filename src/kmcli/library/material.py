@@ -16,6 +16,11 @@ from kmcli.library.locks import Locks
 from kmcli.types import Document, Sample
 
 
+def removed(document: Document) -> NotFoundError:
+    """Another process has removed it."""
+    return NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+
+
 class Material:
     """What the Library has of a document besides its text and its Knowledge Module."""
 
@@ -23,6 +28,11 @@ class Material:
         self._layout = layout
         self._database = database
         self._locks = Locks(layout.locks)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the library still is where it was opened: not moved, nor on a disk that was taken away."""
+        return self._layout.database.exists()
 
     @contextmanager
     def lock(self, document: Document, verb: str, wait: float = 0.0) -> Iterator[Document]:
@@ -36,10 +46,12 @@ class Material:
             yield self._database.document("id", document.id) or document
             return
         with self._locks.hold(document.id, document.name, verb, wait):
+            if not self.is_there:  # and filelock has made the locks' folder anew
+                raise files.gone(self._layout.home)
             current = self._database.document("id", document.id)
             if current is None:
                 self._locks.forget(document.id)
-                raise NotFoundError(f"{document.name} has been removed meanwhile.", "km ls shows what is there.")
+                raise removed(document)
             yield current
 
     def samples(self, document: Document) -> list[Sample]:

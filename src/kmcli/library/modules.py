@@ -15,7 +15,7 @@ from kmcli.errors import KmError
 from kmcli.library import files
 from kmcli.library.contents import now
 from kmcli.library.database import Database
-from kmcli.library.layout import Layout, unfinished
+from kmcli.library.layout import RUN, Layout, unfinished
 from kmcli.types import Chunk, Document, KnowledgeModule, Recipe, State
 
 CHUNKS = "chunks.json"
@@ -73,6 +73,8 @@ def commit(
     files.write(folder / "metrics.json", metrics_json.encode())
     files.seal(folder)
     finished = (folder / "metrics.json").stat().st_mtime_ns
+    with suppress(FileNotFoundError):  # after what the training began with, also where the clock was put back since
+        finished = max(finished, (layout.workspace(document) / RUN).stat().st_mtime_ns + 1)
     with database.transaction():
         old = database.rows("SELECT id FROM modules WHERE document_id = ?", document.id)
         files.move(folder, layout.module(module_id))

@@ -47,8 +47,8 @@ class Published:
     def right(self) -> bool:
         """Whether the file holds what it should."""
         try:
-            held = self._path.read_text("utf-8").split("\n")
-        except (FileNotFoundError, UnicodeDecodeError):
+            held = self._path.read_text("utf-8").split("\n") if self._path.exists() else []
+        except UnicodeDecodeError:
             return False
         return sorted(filter(None, held)) == sorted(self._everything())
 

@@ -81,7 +81,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     Raises InterruptedRun after Ctrl-C.
     """
     from kmcli.adapters import ADAPTERS, start
-    from kmcli.training import forward, loop, many, mixture, targets
+    from kmcli.training import checkpoint, forward, loop, many, mixture, targets
     from kmcli.training.predictions import before
     from kmcli.training.team import Team
 
@@ -93,7 +93,11 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
         job = students[student]
         if not isinstance(result, KmError):
-            ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
+            try:
+                with checkpoint.storing(job.out):
+                    ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
+            except KmError as error:
+                result = error
         done(job, result)
 
     try:

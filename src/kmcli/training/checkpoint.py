@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from kmcli.errors import KmError, ResourceError
-from kmcli.library.files import explained
+from kmcli.library.files import explained, sync
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -76,15 +76,26 @@ def save(
             tensors[f"{key}/{name}"] = value.cpu().contiguous()
     temporary = folder / "checkpoint.tmp"
     try:
-        with explained(folder):
+        with storing(folder):
             save_file(tensors, temporary, {"progress": json.dumps(asdict(progress))})
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(folder / CHECKPOINT)
+            sync(folder)
+    finally:
+        with suppress(OSError):  # what stands in its way did so before
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Within it weights are written into an existing folder. Raises ResourceError for what the disk refuses."""
+    try:
+        with explained(folder):
+            folder.stat()  # PEFT would make one that is gone, and all above it
+            yield
     except SafetensorError as error:  # it has no OSError for the disk
         raise ResourceError(f"{folder} cannot be written to: {error}.", "Free some space and try again.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def restore(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
@@ -163,5 +164,12 @@ def rm(house: House, given: Sequence[str]) -> list[Document]:
 
 def entry(house: House, document: Document) -> Entry:
     module = house.library.module(document)
-    size = sum(file.stat().st_size for file in module.path.iterdir() if file.is_file()) if module else 0
+    size = _bytes(module.path) if module else 0
     return Entry(document, house.state(document), module, size, house.library.exams.head(module) if module else None)
+
+
+def _bytes(folder: Path) -> int:
+    """0 where another process has just put another module in its place."""
+    with suppress(FileNotFoundError):
+        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return 0

@@ -4,7 +4,6 @@ stands wherever the module would."""
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from kmcli import adapters, bases
 from kmcli.bases import Base
 from kmcli.errors import ResourceError, UsageError
-from kmcli.library.files import delete, explained, make_folder
+from kmcli.library.files import delete, explained, make_folder, move, seal
 from kmcli.types import Document, Extractor, ExtractorRecipe, KnowledgeModule, Method, Recipe
 from kmcli.workflows.house import House
 
@@ -155,7 +154,8 @@ def _bake(extractor: Extractor, module: KnowledgeModule | None, folder: Path) ->
         make_folder(making)
         try:
             bake(extractor.path, module.path if module else None, making)
+            seal(making)
             if not folder.is_dir():  # another process may have been first
-                os.rename(making, folder)
+                move(making, folder)
         finally:
             delete(making)

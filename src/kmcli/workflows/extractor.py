@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kmcli import adapters
 from kmcli.errors import NotFoundError, UsageError
+from kmcli.library import files
 from kmcli.types import Document, Event, Extractor, ExtractorRecipe, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.naming import find_all
@@ -170,7 +171,8 @@ def _take_up(
     if unfinished and not restart:
         house.warn(f"documents, questions or recipe differ from the unfinished training of {name}: starting anew")
     house.library.extractors.clear(workspace)
-    file.write_text(run, "utf-8")
+    with files.explained(workspace):
+        files.write(file, run.encode())
     return False
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from kmcli.bases import Base, Loaded
@@ -15,6 +14,7 @@ from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError, ResourceError
 from kmcli.library.exams import Head
+from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample
@@ -25,7 +25,6 @@ from kmcli.workflows.material import Synthesised, write_missing
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
 
-RUN = "run.json"
 TOGETHER = 8
 """Documents that train side by side. Each has its adapter and its optimiser in memory."""
 WRITING_SECONDS = 60.0
@@ -100,7 +99,7 @@ class Group:
         if task.module:
             house.report(Event("exam", f"going on with the exam of {document.name}"))
         else:
-            _remember(house.library.workspace(document), recipe, document, update=task.update)
+            _remember(house, recipe, document, update=task.update)
             if task.resumed:
                 house.report(Event("train", f"going on with the unfinished training of {document.name}"))
             with self._refusing(task):
@@ -193,7 +192,7 @@ class Group:
             start = starts.of_module(task.redline.module)
         elif task.recipe.init and not starts.outranked(workspace):
             task.recipe, start = starts.begin(house, document, task.recipe)
-            _remember(workspace, task.recipe, document)
+            _remember(house, task.recipe, document)
         recipe = task.recipe
         reads = reader(task.base, self._loader.tokenizer(task.base))
         task.chunks = chunks = house.study_chunks(document, reads, recipe)
@@ -232,14 +231,15 @@ class Group:
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)
-        (job.out / "card.md").write_text(card.written(document, task.recipe, metrics), "utf-8")
         library = self._house.library
+        with explained(library.home):
+            (job.out / "card.md").write_text(card.written(document, task.recipe, metrics), "utf-8")
         module = library.commit_module(document, job.out, task.recipe, metrics, task.chunks)
         counts = (material.kept, material.written, material.samples) if material else (0, 0, 0)
         self.trained.append(Trained(document, module, task.resumed, task.seconds, *counts))
         if exam.wanted(task.recipe):
             task.module = module
-            _remember(library.workspace(document), task.recipe, document, module)
+            _remember(self._house, task.recipe, document, module)
 
     def _examine(self, loaded: Loaded, task: Task) -> None:
         """Question what was trained. It can be used meanwhile; until the exam is over its training counts as unfinished."""
@@ -292,15 +292,13 @@ def _alike(task: Task) -> tuple[Base, int, str]:
 
 
 def _remember(
-    workspace: Path,
+    house: House,
     recipe: Recipe,
     document: Document,
     module: KnowledgeModule | None = None,
     update: KnowledgeModule | None = None,
 ) -> None:
     """module: what is trained; only its exam is still to come. update: what the training begins from, as in Task."""
-    temporary = workspace / "run.tmp"
     run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256}
     run |= {"module": module.id if module else "", "update": update.id if update else ""}
-    temporary.write_text(json.dumps(run, indent=2), "utf-8")
-    temporary.replace(workspace / RUN)
+    house.library.begin_training(document, json.dumps(run, indent=2).encode())

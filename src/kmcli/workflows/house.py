@@ -14,6 +14,7 @@ from kmcli.bases import Base, Loaded
 from kmcli.chunking import chunk, rechunk
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
 from kmcli.library import Library
+from kmcli.library.files import gone
 from kmcli.retrieval import PASSAGE_TOKENS
 from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
 
@@ -172,7 +173,12 @@ def open_house(flags: Mapping[str, str | None], report: Reporter) -> Iterator[Ho
     the name of an extractor."""
     settings = config.resolve(flags)
     with Library.open(config.home()) as library:
-        yield House(library, settings, report, flags.get("extractor"))
+        try:
+            yield House(library, settings, report, flags.get("extractor"))
+        except (KmError, FileNotFoundError) as error:
+            if library.is_there:
+                raise
+            raise gone(library.home) from error  # which explains whatever was missing
 
 
 def counter(reads: Reads) -> Callable[[str], int]:

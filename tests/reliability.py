@@ -1,0 +1,91 @@
+"""make reliability: every step of every verb cut, and failed; and eight processes at once. Prints what was found.
+
+    reliability.py [--seconds N] [--every N] [VERB ...]
+
+seconds: for which the processes work. every: look at each N-th state and step alone. Ends with 1 where something was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import races
+from crash_faults import FAULTS
+from crash_verbs import VERBS, Loss, Place, Recording
+
+SHM = Path("/dev/shm")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("verbs", nargs="*")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="km-reliability-", dir=SHM if os.access(SHM, os.W_OK) else None))
+    try:
+        return run(folder, given.seconds, given.every, given.verbs)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(folder: Path, seconds: float, every: int, names: list[str]) -> int:
+    place = Place(folder / "verbs")
+    cuts = states = faults = 0
+    losses: list[Loss] = []
+    with place.ready():
+        for verb in [verb for verb in VERBS if not names or verb.name in names]:
+            started = time.monotonic()
+            recording = place.record(verb)
+            looked = list(dict.fromkeys((*recording.disk.states, *recording.disk.after)))[::every]
+            lost = recording.losses(looked)
+            failing = failed(recording, every)
+            wrong = [loss for loss in failing if loss]
+            count = len(recording.disk.cuts)
+            print(
+                f"{verb.name:10} {count:4} steps {len(looked):5} states {len(lost):3} lost "
+                f"{len(failing):5} faults {len(wrong):3} wrong {time.monotonic() - started:6.0f} s",
+                flush=True,
+            )
+            for loss in (*lost, *wrong):
+                print(f"  {loss.cut.number} {loss.cut.what}: {loss.what}", flush=True)
+            cuts, states, faults = cuts + count, states + len(looked), faults + len(failing)
+            losses += [*lost, *wrong]
+    found = race(folder / "races", seconds) if seconds else {"wrong": [], "done": {}}
+    print(f"commands  {sum(found['done'].values())} by {races.WORKERS} processes: {found['done']}")
+    for line in found["wrong"]:
+        print(f"  {line}")
+    for name, number in (
+        ("cut_points", cuts),
+        ("cut_states", states),
+        ("faults", faults),
+        ("losses", len(losses)),
+        ("races", len(found["wrong"])),
+    ):
+        print(f"FIGURE {name} {number}")
+    return int(bool(losses or found["wrong"]))
+
+
+def failed(recording: Recording, every: int) -> list[Loss | None]:
+    """Of every fault at every step, by turns that step alone and all that follow it too. A library that is gone before the
+    first step is a new one."""
+    steps = range(2, len(recording.disk.cuts), every)
+    return [recording.faulted(fault, step, (step // every) % 2 == 0) for fault in FAULTS for step in steps]
+
+
+def race(folder: Path, seconds: float) -> dict[str, object]:
+    """In a process of its own, so that nothing but what it needs is in memory when it forks."""
+    subprocess.run([sys.executable, races.__file__, folder, str(seconds)], check=True, timeout=seconds + 600)
+    return dict(json.loads((folder / "races.json").read_text()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
