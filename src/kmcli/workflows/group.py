@@ -18,8 +18,9 @@ from kmcli.library.exams import Head
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import exam, imported, starts
+from kmcli.workflows import exam, imported, rounds, starts
 from kmcli.workflows.batch import Loader
+from kmcli.workflows.card import card
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import Synthesised, write_missing
 from kmcli.workflows.teaching import compute_predictions
@@ -51,7 +52,7 @@ class Trained:
 class Task:
     """A document to train. seconds: what it has taken, the exam left out; writing_exam: what writing its questions took.
 
-    module: what is trained, and only to be examined.
+    module: what is trained, and only to be examined; course: where it is in the rounds after that.
     """
 
     document: Document
@@ -62,6 +63,7 @@ class Task:
     material: Synthesised | None = None
     seconds: float = 0.0
     writing_exam: float = 0.0
+    course: rounds.Course | None = None
 
 
 class Group:
@@ -104,7 +106,8 @@ class Group:
                     writer = self._writer_of(task)
                     task.material = write_missing(house, document, writer, replace(recipe, tasks=tasks), self._force)
             task.seconds = time.monotonic() - started
-        if exam.wanted(recipe):
+        examined = task.module is not None and house.library.exams.head(task.module) is not None
+        if exam.wanted(recipe) and not examined:
             with self._examining(task):
                 exam.write_questions(house, document, self._writer_of(task), recipe, max(WRITING_SECONDS, task.seconds))
             task.writing_exam = time.monotonic() - started - task.seconds
@@ -131,6 +134,8 @@ class Group:
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
                 self._examine(loaded, task)
+            del loaded  # another model may write
+            self._study_again(mine, size)
 
     def close(self) -> None:
         """End what writes."""
@@ -200,7 +205,7 @@ class Group:
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)
-        (job.out / "card.md").write_text(_card(document, task.recipe, metrics), "utf-8")
+        (job.out / "card.md").write_text(card(document, task.recipe, metrics), "utf-8")
         library = self._house.library
         module = library.commit_module(document, job.out, task.recipe, metrics)
         counts = (material.kept, material.written, material.samples) if material else (0, 0, 0)
@@ -210,18 +215,38 @@ class Group:
             _remember(library.workspace(document), task.recipe, document, module)
 
     def _examine(self, loaded: Loaded, task: Task) -> None:
-        """Question what was trained. It can be used meanwhile; until the exam is over its training counts as unfinished."""
+        """Question what was trained. It can be used meanwhile; until the rounds after the exam are over its training counts
+        as unfinished."""
         house, document, module = self._house, task.document, task.module
         if module is None:
             return
-        with self._examining(task):
-            took = max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
-            head = exam.examine(house, document, module, loaded, task.writing_exam, took).head
-            known = [one for one in self.trained if one.module.id == module.id]
-            studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
-            one = known[0] if known else Trained(document, module, True, took, 0, 0, studied)
-            self.trained = [other for other in self.trained if other not in known] + [replace(one, exam=head)]
-        house.library.clear_workspace(document)
+        if house.library.exams.head(module) is None:
+            with self._examining(task):
+                exam.examine(house, document, module, loaded, task.writing_exam, _took(module))
+        task.course = rounds.begun(house, document, task.base, task.recipe, module)
+        if task.course is None:
+            house.library.clear_workspace(document)
+
+    def _study_again(self, tasks: Sequence[Task], size: int) -> None:
+        """Take the documents that were examined through their rounds, and keep what came of them."""
+        courses = {task.document.id: task for task in tasks if task.course}
+        of = [task.course for task in courses.values() if task.course]
+
+        def writer_of(course: rounds.Course) -> Writer:
+            return self._writer_of(courses[course.document.id])
+
+        rounds.study_again(self._house, self._loader, of, writer_of, self.close, size, self._processes)
+        for task, course in zip(courses.values(), of, strict=True):
+            with self.failing(task.document):
+                self._keep(task, course)
+
+    def _keep(self, task: Task, course: rounds.Course) -> None:
+        module, head = rounds.finish(self._house, course)
+        known = [one for one in self.trained if one.document.id == task.document.id]
+        studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
+        one = known[0] if known else Trained(task.document, module, True, _took(module), 0, 0, studied)
+        others = [other for other in self.trained if other not in known]
+        self.trained = [*others, replace(one, module=module, exam=head)]
 
     @contextmanager
     def _examining(self, task: Task) -> Iterator[None]:
@@ -254,29 +279,14 @@ class Group:
         return self._writer
 
 
+def _took(module: KnowledgeModule) -> float:
+    """Seconds of its training."""
+    return max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
+
+
 def _remember(workspace: Path, recipe: Recipe, document: Document, module: KnowledgeModule | None = None) -> None:
     """module: what is trained; only its exam is still to come."""
     temporary = workspace / "run.tmp"
     run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256, "module": module.id if module else ""}
     temporary.write_text(json.dumps(run, indent=2), "utf-8")
     temporary.replace(workspace / RUN)
-
-
-def _card(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
-    loss = metrics.get("held_out_loss")
-    lines = [
-        f"# Knowledge Module of {document.name}",
-        "",
-        f"A LoRA adapter (PEFT format) that answers from one document of {document.words:,} words "
-        f"(SHA-256 of its text: {document.text_sha256}).",
-        "",
-        f"- Base: {recipe.base_label or recipe.model}, revision {recipe.revision}. It fits no other weights.",
-        *([f"- The base was read with its linear layers in {recipe.base_bits} bits."] if recipe.base_bits else []),
-        f"- Made by: {recipe.objective} on {metrics['training_samples']} samples in {metrics['steps']} steps.",
-        f"- Loss on held-out study material: {'not measured' if loss is None else format(loss, '.3f')}.",
-        "- It contains what the document says: share it as you would share the document.",
-    ]
-    if recipe.init:
-        whose = f"those of {recipe.init}" if recipe.init != starts.LIBRARY else "the mean of other documents' modules"
-        lines.append(f"- It began from {whose}, and may contain what those say as well.")
-    return "\n".join(lines) + "\n"

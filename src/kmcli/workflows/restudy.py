@@ -1,0 +1,107 @@
+"""What is studied again after an exam: which facts were missed, what to write about them, and what to repeat beside it.
+
+Nothing of the exam itself is studied, neither its questions nor what was held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from kmcli import training
+from kmcli.chunking import chunk
+from kmcli.evaluation.exam import agrees
+from kmcli.library.exams import Exam
+from kmcli.metrics import normalise
+from kmcli.types import Chunk, Recipe, Sample, text_hash
+
+PIECE = 1 / 3
+"""Of a chunk: what the writer reads at a time, so that it writes about the missed fact and not about what it always does."""
+OVERLAP = 0.3
+TIMES = 4
+"""How often a question about a missed fact stands in a round's material, for once that another one of its passage does."""
+KEPT = 1.0
+"""Of what is known, as many samples as of what is not: for the rest is forgotten otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What a passage says and the Knowledge Module does not know: the answers."""
+
+    chunk_sha256: str
+    answers: tuple[str, ...]
+
+    def has(self, response: str) -> bool:
+        return any(agrees(response, answer) for answer in self.answers)
+
+
+def missed(exam: Exam) -> dict[str, Missed]:
+    """By chunk; chunks of which everything is known are not there."""
+    found = {}
+    for passage in exam.passages:
+        answers = tuple(fact.questions[0].reference for fact in passage.facts if not fact.known)
+        if answers:
+            found[passage.chunk_sha256] = Missed(passage.chunk_sha256, answers)
+    return found
+
+
+def pieces(
+    unknown: Mapping[str, Missed], chunks: Sequence[Chunk], tokens: int, count: Callable[[str], int]
+) -> dict[str, tuple[Chunk, str]]:
+    """The pieces of these chunks that say what is not known, by hash, each with its chunk's hash; the whole chunk where no
+    piece does. tokens: of a chunk."""
+    found: dict[str, tuple[Chunk, str]] = {}
+    for one in chunks:
+        if one.sha256 not in unknown:
+            continue
+        answers = [normalise(answer) for answer in unknown[one.sha256].answers]
+        parts = chunk(one.text, max(1, round(PIECE * tokens)), OVERLAP, count)
+        saying = [part for part in parts if any(answer in normalise(part.text) for answer in answers)]
+        for part in saying or [one]:
+            found.setdefault(part.sha256, (part, one.sha256))
+    return found
+
+
+def allowed(
+    samples: Sequence[Sample], recipe: Recipe, secret: Collection[str], studied: Sequence[Sample]
+) -> list[Sample]:
+    """Of samples those that are to be studied: none that the recipe holds out, none with a prompt that is `secret`
+    (normalised), and none that was studied or stands there already."""
+    taught, _ = training.split(samples, recipe)
+    seen = {_said(one) for one in studied}
+    found: list[Sample] = []
+    for one in taught:
+        if normalise(one.prompt) not in secret and _said(one) not in seen:
+            seen.add(_said(one))
+            found.append(one)
+    return found
+
+
+def _said(sample: Sample) -> tuple[str, str]:
+    return normalise(sample.prompt), normalise(sample.response)
+
+
+def chosen(
+    studied: Sequence[Sample],
+    new: Sequence[Sample],
+    unknown: Mapping[str, Missed],
+    whose: Mapping[str, str],
+    number: int,
+) -> list[Sample]:
+    """The material of a round: what asks for missed facts several times, what else is said of their passages, and as much
+    of the rest; [] where nothing speaks of those passages.
+
+    studied: what was trained on before; new: written since. whose: the chunk of a piece, by hash. number: of the round, by
+    which the rest is drawn.
+    """
+    about: list[Sample] = []
+    near: list[Sample] = []
+    rest: list[Sample] = []
+    for one in (*studied, *new):
+        fact = unknown.get(whose.get(one.chunk_sha256, one.chunk_sha256))
+        (rest if fact is None else about if fact.has(one.response) else near).append(one)
+    weak = about * TIMES + near
+    if not weak:
+        return []
+    rest.sort(key=lambda one: text_hash(f"{number} {one.id}"))
+    return weak + rest[: round(KEPT * len(weak))]

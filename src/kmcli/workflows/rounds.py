@@ -1,0 +1,348 @@
+"""The rounds after an exam: what it found unknown is studied again, from the trained adapter on, and asked again.
+
+A round writes about the missed facts (`restudy`), trains on that and on a share of what is known, and puts the exam's own
+questions again. What knows most is kept. All of it lies in the document's workspace, a folder a round, until the last one is
+over: until then the Knowledge Module is the one that was first examined, and the same command goes on after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kmcli.bases import Base
+from kmcli.bases.vocabulary import reader
+from kmcli.chunking import join_pages
+from kmcli.errors import InterruptedRun, KmError
+from kmcli.library import exams, files
+from kmcli.library import samples as study
+from kmcli.library.exams import Exam, Head
+from kmcli.metrics import normalise
+from kmcli.synthesis import judge
+from kmcli.synthesis.check import Counts
+from kmcli.synthesis.plan import names
+from kmcli.synthesis.write import Unit, write
+from kmcli.training import Job, split, train_together
+from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Sample, silent
+from kmcli.workflows import exam, imported, restudy
+from kmcli.workflows.batch import Loader
+from kmcli.workflows.card import card
+from kmcli.workflows.house import House, counter
+from kmcli.workflows.teaching import compute_predictions
+from kmcli.workflows.writer import Writer
+
+ENOUGH = 0.95
+"""The share of facts from which nothing more is studied."""
+VAIN, GAIN = 2, 0.01
+"""So many rounds in a row, each of which brought less than this share of the facts, are the last."""
+STEPS = 0.25
+"""Of the training's steps: a round's."""
+RATE = 1 / 3
+"""Of the training's learning rate: a round's. Higher, what is known suffers."""
+SEED = 2_000_003
+"""What a round's number is multiplied by in the seed of its writing."""
+MATERIAL, TRAINED, ROUND = "material.jsonl", "trained.json", "round.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round that is over. known: facts; questions: answered rightly; tokens: that were scored; samples: it trained on,
+    each as often as it stood there; written: of these new ones."""
+
+    known: int
+    questions: int
+    steps: int
+    tokens: int
+    samples: int
+    written: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Course:
+    """A document on its way through the rounds. first: its exam before them; module: what was examined then.
+
+    best, where: the exam of the adapter that knows most, and its folder. seconds: of the round that is under way.
+    """
+
+    document: Document
+    base: Base
+    recipe: Recipe
+    module: KnowledgeModule
+    first: Exam
+    workspace: Path
+    best: Exam
+    where: Path
+    rounds: list[Round] = field(default_factory=list)
+    seconds: float = 0.0
+    written: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Of the round that is under way."""
+        return _folder(self.workspace, len(self.rounds) + 1)
+
+    @property
+    def over(self) -> bool:
+        share = self.best.head.share
+        if share is None or share >= ENOUGH or len(self.rounds) >= self.recipe.exam_rounds:
+            return True
+        known, asked, vain = self.first.head.known, self.first.head.asked, 0
+        for one in self.rounds:
+            vain = vain + 1 if one.known - known < GAIN * asked else 0
+            known = max(known, one.known)
+        return vain >= VAIN
+
+    def end(self, one: Round) -> None:
+        """Take in what a round came to."""
+        folder = self.folder
+        found = exams.read(folder / "module")
+        if found and _rank(found) > _rank(self.best):
+            self.best, self.where = found, folder / "module"
+        self.rounds.append(one)
+        self.seconds, self.written = 0.0, 0
+
+
+def begun(house: House, document: Document, base: Base, recipe: Recipe, module: KnowledgeModule) -> Course | None:
+    """Where a document that was examined stands; None where it was not. What an earlier run has finished counts."""
+    first = house.library.exams.of(module)
+    if first is None:
+        return None
+    workspace = house.library.workspace(document)
+    course = Course(document, base, recipe, module, first, workspace, first, module.path)
+    while (file := course.folder / ROUND).exists():
+        course.end(Round(**json.loads(file.read_text("utf-8"))))
+    return course
+
+
+def study_again(
+    house: House,
+    loader: Loader,
+    courses: Sequence[Course],
+    writer_of: Callable[[Course], Writer],
+    close: Callable[[], None],
+    together: int,
+    processes: int,
+) -> None:
+    """Take the documents, which are all of one base, through their rounds, so many side by side. A failure ends its
+    document's rounds, and what was best before is kept.
+
+    writer_of, close: what opens and ends what writes. Raises InterruptedRun after Ctrl-C.
+    """
+    going = [course for course in courses if not course.over]
+    while going:
+        ready: list[tuple[Course, list[Sample], dict[str, str]]] = []
+        for course in going[:]:
+            with _ending(house, course, going):
+                ready.append((course, *_material(house, loader, course, writer_of)))
+        close()  # what writes needs memory
+        for start in range(0, len(ready), together):
+            _train(house, loader, ready[start : start + together], processes, going)
+        for course in going:
+            if not course.over:
+                with _ending(house, course, going):
+                    _examine(house, loader, course)
+        going = [course for course in going if not course.over]
+
+
+def finish(house: House, course: Course) -> tuple[KnowledgeModule, Head]:
+    """Make the best adapter the document's module, with its exam; the workspace is cleared."""
+    first, rounds, library = course.first, course.rounds, house.library
+    head = replace(
+        course.best.head,
+        rounds=len(rounds),
+        round_seconds=round(sum(one.seconds for one in rounds), 3),
+        known_before=first.head.known if rounds else None,
+    )
+    found = Exam(head, course.best.passages)
+    module, document = course.module, course.document
+    if course.where == module.path:
+        if rounds:
+            library.exams.keep(module, found)
+        library.clear_workspace(document)
+        return module, head
+    metrics = {**module.metrics, "rounds": [asdict(one) for one in rounds]}
+    (course.where / "card.md").write_text(card(document, course.recipe, metrics), "utf-8")
+    exams.write(course.where, found)
+    return library.commit_module(document, course.where, course.recipe, metrics), head
+
+
+@contextmanager
+def _ending(house: House, course: Course, going: list[Course]) -> Iterator[None]:
+    """A failure within it ends a document's rounds, which is said."""
+    began = time.monotonic()
+    try:
+        yield
+    except InterruptedRun:
+        raise
+    except KmError as error:
+        going.remove(course)
+        house.warn(f"{course.document.name} is not studied again: {error.message}")
+    finally:
+        course.seconds += time.monotonic() - began
+
+
+# --- a round ------------------------------------------------------------------------------------------------------
+
+
+def _material(
+    house: House, loader: Loader, course: Course, writer_of: Callable[[Course], Writer]
+) -> tuple[list[Sample], dict[str, str]]:
+    """What a round trains on, and the texts of its chunks and pieces by hash. What is missing of it is written."""
+    document, recipe, number, head = course.document, course.recipe, len(course.rounds) + 1, course.best.head
+    reads = reader(course.base, loader.tokenizer(course.base))
+    chunks = house.study_chunks(document, reads, recipe)
+    unknown = restudy.missed(course.best)
+    facts = f"{document.name}: {head.asked - head.known} of {head.asked} facts are not known"
+    house.report(Event("exam", f"{facts}; round {number} of at most {recipe.exam_rounds} studies them again"))
+    files.make_folder(course.folder)
+    _write(house, course, restudy.pieces(unknown, chunks, recipe.chunk_tokens, counter(reads)), writer_of)
+    attached = imported.attach(house, document, reads, recipe, chunks).samples
+    texts = {one.sha256: one.text for one in chunks}
+    taught, held = split(judge.good_enough(attached, texts, recipe, silent), recipe)
+    asked = [one for _, some in house.library.exams.questions(document) for one in some]
+    whose: dict[str, str] = {}
+    new: list[Sample] = []
+    for one in range(1, number + 1):
+        for line in study.read_objects(_folder(course.workspace, one) / MATERIAL):
+            new += [Sample(**sample) for sample in line["samples"]]
+            for sha256, (text, chunk) in line["pieces"].items():
+                texts[sha256], whose[sha256] = text, chunk
+    secret = {normalise(one.prompt) for one in (*asked, *held)}
+    new = [one for one in new if one.score is None or one.score >= recipe.min_score]
+    new = restudy.allowed(new, recipe, secret, taught)
+    found = restudy.chosen(taught, new, unknown, whose, number)
+    if not found:
+        raise KmError("there is nothing to study about what it does not know.")
+    course.written = len(new)
+    return found, texts
+
+
+def _write(
+    house: House,
+    course: Course,
+    pieces: Mapping[str, tuple[Chunk, str]],
+    writer_of: Callable[[Course], Writer],
+) -> None:
+    """Write about pieces of chunks, which come with their chunks' hashes, what this round has not written yet."""
+    recipe, file = course.recipe, course.folder / MATERIAL
+    seed = recipe.seed + SEED * (len(course.rounds) + 1)
+    asked = replace(exam.short_answers(recipe, 1, seed), judge=recipe.judge)
+    finished = {Unit(*unit) for line in study.read_objects(file) for unit in line["units"]}
+    if all(Unit(sha256, task) in finished for sha256 in pieces for task in names(asked.tasks)):
+        return
+
+    def hand_over(samples: list[Sample], units: list[Unit], counts: Counts) -> None:
+        about = {unit.chunk_sha256: pieces[unit.chunk_sha256] for unit in units}
+        line = {
+            "units": [(unit.chunk_sha256, unit.task) for unit in units],
+            "samples": [asdict(sample) for sample in samples],
+            "pieces": {sha256: (piece.text, chunk) for sha256, (piece, chunk) in about.items()},
+        }
+        with files.explained(house.library.home):
+            study.append_objects(file, [line])
+
+    def report(event: Event) -> None:
+        house.report(replace(event, message=event.message and "writing about what is not known"))
+
+    writer, some = writer_of(course), [piece for piece, _ in pieces.values()]
+    student = course.base.prompts
+    write(writer.engine(), some, asked, writer.prompts, finished, {}, hand_over, report, True, student)
+
+
+def _job(house: House, loader: Loader, course: Course, samples: list[Sample], texts: dict[str, str]) -> Job:
+    """A round's training: from the best adapter on. The exam decides which is kept, so nothing is held out."""
+    from kmcli.adapters.start import start
+
+    document, recipe = course.document, course.recipe
+    more = {one.task for one in samples} - {IMPORTED, *names(recipe.tasks)}
+    recipe = replace(
+        recipe,
+        tasks=(*recipe.tasks, *sorted(more)),
+        steps=max(1, round(STEPS * int(course.module.metrics["steps"]))),
+        learning_rate=recipe.learning_rate * RATE,
+        held_out=0.0,
+        min_score=0,
+        seed=recipe.seed + len(course.rounds) + 1,
+    )
+    out = course.folder / "module"
+    files.delete(out)
+    files.make_folder(out)
+    reads = reader(course.base, loader.tokenizer(course.base))
+    text = join_pages(house.library.text(document))
+    other = compute_predictions(house, loader, reads, recipe, samples, texts, text, course.folder)
+    begin = start([course.where], recipe)
+    return Job(document.name, samples, texts, recipe, course.folder, out, text, other, begin)
+
+
+def _train(
+    house: House,
+    loader: Loader,
+    ready: Sequence[tuple[Course, list[Sample], dict[str, str]]],
+    processes: int,
+    going: list[Course],
+) -> None:
+    """Train a round of several documents side by side; those that fail leave `going`."""
+    jobs: dict[Job, Course] = {}
+    for course, samples, texts in ready:
+        if not (course.folder / TRAINED).exists():
+            with _ending(house, course, going):
+                jobs[_job(house, loader, course, samples, texts)] = course
+    if not jobs:
+        return
+    began, count, left = time.monotonic(), len(jobs), dict(jobs)
+
+    def done(job: Job, result: dict[str, Any] | KmError) -> None:
+        course = left.pop(job)
+        with _ending(house, course, going):
+            course.seconds += (time.monotonic() - began) / count
+            if isinstance(result, KmError):
+                raise result
+            kept = {name: result[name] for name in ("steps", "scored_tokens")} | {"samples": len(job.samples)}
+            with files.explained(house.library.home):
+                files.write(course.folder / TRAINED, json.dumps(kept).encode())
+
+    first = ready[0][0]
+    try:
+        train_together(loader.load(first.base, first.recipe.base_bits), list(jobs), house.report, done, processes)
+    except InterruptedRun:
+        raise
+    except KmError as error:  # not of one document
+        for course in left.values():
+            with _ending(house, course, going):
+                raise error from None
+
+
+def _examine(house: House, loader: Loader, course: Course) -> None:
+    """Put the exam's questions to a round's adapter, which ends the round."""
+    loaded, out = loader.load(course.base, course.recipe.base_bits), course.folder / "module"
+    began = time.monotonic()
+    found = exam.examine_again(house, course.document, course.recipe, loaded, out, course.first)
+    with files.explained(house.library.home):
+        exams.write(out, found)
+        trained = json.loads((course.folder / TRAINED).read_text("utf-8"))
+        one = Round(
+            known=found.head.known,
+            questions=_rank(found)[1],
+            steps=trained["steps"],
+            tokens=trained["scored_tokens"],
+            samples=trained["samples"],
+            written=course.written,
+            seconds=round(course.seconds + time.monotonic() - began, 3),
+        )
+        files.write(course.folder / ROUND, json.dumps(asdict(one)).encode())
+    course.end(one)
+
+
+def _rank(found: Exam) -> tuple[int, int]:
+    """What says which of two exams went better: facts, then questions."""
+    return found.head.known, sum(one.known for passage in found.passages for one in passage.questions)
+
+
+def _folder(workspace: Path, number: int) -> Path:
+    return workspace / f"round-{number}"
