@@ -21,6 +21,7 @@ from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
 from kmcli.workflows import exam, imported, rounds, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.card import card
+from kmcli.workflows.course import Course, begun, finish
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import Synthesised, write_missing
 from kmcli.workflows.teaching import compute_predictions
@@ -63,7 +64,7 @@ class Task:
     material: Synthesised | None = None
     seconds: float = 0.0
     writing_exam: float = 0.0
-    course: rounds.Course | None = None
+    course: Course | None = None
 
 
 class Group:
@@ -223,7 +224,7 @@ class Group:
         if house.library.exams.head(module) is None:
             with self._examining(task):
                 exam.examine(house, document, module, loaded, task.writing_exam, _took(module))
-        task.course = rounds.begun(house, document, task.base, task.recipe, module)
+        task.course = begun(house, document, task.base, task.recipe, module)
         if task.course is None:
             house.library.clear_workspace(document)
 
@@ -232,7 +233,7 @@ class Group:
         courses = {task.document.id: task for task in tasks if task.course}
         of = [task.course for task in courses.values() if task.course]
 
-        def writer_of(course: rounds.Course) -> Writer:
+        def writer_of(course: Course) -> Writer:
             return self._writer_of(courses[course.document.id])
 
         rounds.study_again(self._house, self._loader, of, writer_of, self.close, size, self._processes)
@@ -240,8 +241,8 @@ class Group:
             with self.failing(task.document):
                 self._keep(task, course)
 
-    def _keep(self, task: Task, course: rounds.Course) -> None:
-        module, head = rounds.finish(self._house, course)
+    def _keep(self, task: Task, course: Course) -> None:
+        module, head = finish(self._house, course)
         known = [one for one in self.trained if one.document.id == task.document.id]
         studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
         one = known[0] if known else Trained(task.document, module, True, _took(module), 0, 0, studied)

@@ -6,9 +6,10 @@ Nothing of the exam itself is studied, neither its questions nor what was held o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kmcli import training
+from kmcli.bases.prompts import Prompts
 from kmcli.chunking import chunk
 from kmcli.evaluation.exam import agrees
 from kmcli.library.exams import Exam
@@ -19,7 +20,8 @@ PIECE = 1 / 3
 """Of a chunk: what the writer reads at a time, so that it writes about the missed fact and not about what it always does."""
 OVERLAP = 0.3
 TIMES = 4
-"""How often a question about a missed fact stands in a round's material, for once that another one of its passage does."""
+"""How often a question about a missed fact stands in a round's material, each time in other words as far as there are any;
+another one of its passage stands there once."""
 KEPT = 1.0
 """Of what is known, as many samples as of what is not: for the rest is forgotten otherwise."""
 
@@ -87,6 +89,7 @@ def chosen(
     unknown: Mapping[str, Missed],
     whose: Mapping[str, str],
     number: int,
+    prompts: Prompts,
 ) -> list[Sample]:
     """The material of a round: what asks for missed facts several times, what else is said of their passages, and as much
     of the rest; [] where nothing speaks of those passages.
@@ -100,8 +103,17 @@ def chosen(
     for one in (*studied, *new):
         fact = unknown.get(whose.get(one.chunk_sha256, one.chunk_sha256))
         (rest if fact is None else about if fact.has(one.response) else near).append(one)
-    weak = about * TIMES + near
+    weak = [_reworded(one, time, prompts) for one in about for time in range(TIMES)] + near
     if not weak:
         return []
     rest.sort(key=lambda one: text_hash(f"{number} {one.id}"))
     return weak + rest[: round(KEPT * len(weak))]
+
+
+def _reworded(sample: Sample, time: int, prompts: Prompts) -> Sample:
+    """A question put in another way; as it is for the time 0, where there are no more ways, and where it is no question."""
+    question = prompts.question_of(sample.prompt)
+    if not time % (1 + len(prompts.rewordings)) or prompts.ask.format(question=question) != sample.prompt:
+        return sample
+    way = prompts.rewordings[time % (1 + len(prompts.rewordings)) - 1]
+    return replace(sample, prompt=prompts.ask.format(question=way.format(question=question)))

@@ -11,113 +11,35 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
-from kmcli.bases import Base
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.library import exams, files
 from kmcli.library import samples as study
-from kmcli.library.exams import Exam, Head
 from kmcli.metrics import normalise
 from kmcli.synthesis import judge
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.plan import names
 from kmcli.synthesis.write import Unit, write
 from kmcli.training import Job, split, train_together
-from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Sample, silent
+from kmcli.types import IMPORTED, Chunk, Event, Sample, silent
 from kmcli.workflows import exam, imported, restudy
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.card import card
+from kmcli.workflows.course import Course, Round, folder_of, rank
 from kmcli.workflows.house import House, counter
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
 
-ENOUGH = 0.95
-"""The share of facts from which nothing more is studied."""
-VAIN, GAIN = 2, 0.01
-"""So many rounds in a row, each of which brought less than this share of the facts, are the last."""
 STEPS = 0.25
 """Of the training's steps: a round's."""
 RATE = 1 / 3
 """Of the training's learning rate: a round's. Higher, what is known suffers."""
 SEED = 2_000_003
 """What a round's number is multiplied by in the seed of its writing."""
-MATERIAL, TRAINED, ROUND = "material.jsonl", "trained.json", "round.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """A round that is over. known: facts; questions: answered rightly; tokens: that were scored; samples: it trained on,
-    each as often as it stood there; written: of these new ones."""
-
-    known: int
-    questions: int
-    steps: int
-    tokens: int
-    samples: int
-    written: int
-    seconds: float
-
-
-@dataclass(slots=True)
-class Course:
-    """A document on its way through the rounds. first: its exam before them; module: what was examined then.
-
-    best, where: the exam of the adapter that knows most, and its folder. seconds: of the round that is under way.
-    """
-
-    document: Document
-    base: Base
-    recipe: Recipe
-    module: KnowledgeModule
-    first: Exam
-    workspace: Path
-    best: Exam
-    where: Path
-    rounds: list[Round] = field(default_factory=list)
-    seconds: float = 0.0
-    written: int = 0
-
-    @property
-    def folder(self) -> Path:
-        """Of the round that is under way."""
-        return _folder(self.workspace, len(self.rounds) + 1)
-
-    @property
-    def over(self) -> bool:
-        share = self.best.head.share
-        if share is None or share >= ENOUGH or len(self.rounds) >= self.recipe.exam_rounds:
-            return True
-        known, asked, vain = self.first.head.known, self.first.head.asked, 0
-        for one in self.rounds:
-            vain = vain + 1 if one.known - known < GAIN * asked else 0
-            known = max(known, one.known)
-        return vain >= VAIN
-
-    def end(self, one: Round) -> None:
-        """Take in what a round came to."""
-        folder = self.folder
-        found = exams.read(folder / "module")
-        if found and _rank(found) > _rank(self.best):
-            self.best, self.where = found, folder / "module"
-        self.rounds.append(one)
-        self.seconds, self.written = 0.0, 0
-
-
-def begun(house: House, document: Document, base: Base, recipe: Recipe, module: KnowledgeModule) -> Course | None:
-    """Where a document that was examined stands; None where it was not. What an earlier run has finished counts."""
-    first = house.library.exams.of(module)
-    if first is None:
-        return None
-    workspace = house.library.workspace(document)
-    course = Course(document, base, recipe, module, first, workspace, first, module.path)
-    while (file := course.folder / ROUND).exists():
-        course.end(Round(**json.loads(file.read_text("utf-8"))))
-    return course
+MATERIAL, TRAINED = "material.jsonl", "trained.json"
 
 
 def study_again(
@@ -148,28 +70,6 @@ def study_again(
                 with _ending(house, course, going):
                     _examine(house, loader, course)
         going = [course for course in going if not course.over]
-
-
-def finish(house: House, course: Course) -> tuple[KnowledgeModule, Head]:
-    """Make the best adapter the document's module, with its exam; the workspace is cleared."""
-    first, rounds, library = course.first, course.rounds, house.library
-    head = replace(
-        course.best.head,
-        rounds=len(rounds),
-        round_seconds=round(sum(one.seconds for one in rounds), 3),
-        known_before=first.head.known if rounds else None,
-    )
-    found = Exam(head, course.best.passages)
-    module, document = course.module, course.document
-    if course.where == module.path:
-        if rounds:
-            library.exams.keep(module, found)
-        library.clear_workspace(document)
-        return module, head
-    metrics = {**module.metrics, "rounds": [asdict(one) for one in rounds]}
-    (course.where / "card.md").write_text(card(document, course.recipe, metrics), "utf-8")
-    exams.write(course.where, found)
-    return library.commit_module(document, course.where, course.recipe, metrics), head
 
 
 @contextmanager
@@ -209,14 +109,14 @@ def _material(
     whose: dict[str, str] = {}
     new: list[Sample] = []
     for one in range(1, number + 1):
-        for line in study.read_objects(_folder(course.workspace, one) / MATERIAL):
+        for line in study.read_objects(folder_of(course.workspace, one) / MATERIAL):
             new += [Sample(**sample) for sample in line["samples"]]
             for sha256, (text, chunk) in line["pieces"].items():
                 texts[sha256], whose[sha256] = text, chunk
     secret = {normalise(one.prompt) for one in (*asked, *held)}
     new = [one for one in new if one.score is None or one.score >= recipe.min_score]
     new = restudy.allowed(new, recipe, secret, taught)
-    found = restudy.chosen(taught, new, unknown, whose, number)
+    found = restudy.chosen(taught, new, unknown, whose, number, course.base.prompts)
     if not found:
         raise KmError("there is nothing to study about what it does not know.")
     course.written = len(new)
@@ -328,21 +228,11 @@ def _examine(house: House, loader: Loader, course: Course) -> None:
         trained = json.loads((course.folder / TRAINED).read_text("utf-8"))
         one = Round(
             known=found.head.known,
-            questions=_rank(found)[1],
+            questions=rank(found)[1],
             steps=trained["steps"],
             tokens=trained["scored_tokens"],
             samples=trained["samples"],
             written=course.written,
             seconds=round(course.seconds + time.monotonic() - began, 3),
         )
-        files.write(course.folder / ROUND, json.dumps(asdict(one)).encode())
-    course.end(one)
-
-
-def _rank(found: Exam) -> tuple[int, int]:
-    """What says which of two exams went better: facts, then questions."""
-    return found.head.known, sum(one.known for passage in found.passages for one in passage.questions)
-
-
-def _folder(workspace: Path, number: int) -> Path:
-    return workspace / f"round-{number}"
+        course.keep(one)
