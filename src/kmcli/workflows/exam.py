@@ -24,6 +24,7 @@ from kmcli.metrics import normalise
 from kmcli.synthesis import TASKS, Task
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.custom import SHORT_ANSWERS
+from kmcli.synthesis.estimate import estimate
 from kmcli.synthesis.plan import plan
 from kmcli.synthesis.write import Unit, write
 from kmcli.training.mixture import study_tasks
@@ -56,15 +57,8 @@ def wanted(recipe: Recipe) -> bool:
 
 def write_questions(house: House, document: Document, writer: Writer, recipe: Recipe, seconds: float) -> None:
     """Write the questions that are missing, for so long at most. Raises as `synthesis.write.write` does."""
-    recipe = short_answers(recipe, SHARE, recipe.seed + OTHER_SEED)
+    recipe, chunks, finished = _to_write(house, document, writer, recipe)
     makers = makers_of(writer, recipe)
-    chunks = _drawn(house.study_chunks(document, writer, recipe))
-    finished = {
-        Unit(chunk, task)
-        for work, _ in house.library.exams.questions(document)
-        for chunk, task, maker in work["units"]
-        if maker == makers.get(task)
-    }
     if all(Unit(chunk.sha256, task) in finished for chunk in chunks for task in makers):
         return
     deadline = time.monotonic() + seconds
@@ -83,6 +77,30 @@ def write_questions(house: House, document: Document, writer: Writer, recipe: Re
         write(writer.engine(), chunks, recipe, writer.prompts, finished, {}, hand_over, report, True, student)
     except _Late:
         pass  # the other passages are not asked about
+
+
+def estimate_questions(house: House, document: Document, writer: Writer, recipe: Recipe) -> float:
+    """Seconds that writing the missing questions will take; asking them is a small part of that."""
+    recipe, chunks, finished = _to_write(house, document, writer, recipe)
+    student = writer.base.prompts
+    return estimate(
+        writer.engine(), chunks, recipe, writer.prompts, finished, [], house.report, student=student
+    ).seconds
+
+
+def _to_write(
+    house: House, document: Document, writer: Writer, recipe: Recipe
+) -> tuple[Recipe, list[Chunk], set[Unit]]:
+    """The recipe by which questions are written, about which chunks, and what of it is done."""
+    recipe = short_answers(recipe, SHARE, recipe.seed + OTHER_SEED)
+    makers = makers_of(writer, recipe)
+    finished = {
+        Unit(chunk, task)
+        for work, _ in house.library.exams.questions(document)
+        for chunk, task, maker in work["units"]
+        if maker == makers.get(task)
+    }
+    return recipe, _drawn(house.study_chunks(document, writer, recipe)), finished
 
 
 def short_answers(recipe: Recipe, share: int, seed: int) -> Recipe:
