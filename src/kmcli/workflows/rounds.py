@@ -35,8 +35,6 @@ from kmcli.workflows.writer import Writer
 
 STEPS = 0.25
 """Of the training's steps: a round's."""
-RATE = 1 / 3
-"""Of the training's learning rate: a round's. Higher, what is known suffers."""
 SEED = 2_000_003
 """What a round's number is multiplied by in the seed of its writing."""
 MATERIAL, TRAINED = "material.jsonl", "trained.json"
@@ -165,7 +163,6 @@ def _job(house: House, loader: Loader, course: Course, samples: list[Sample], te
         recipe,
         tasks=(*recipe.tasks, *sorted(more)),
         steps=max(1, round(STEPS * int(course.module.metrics["steps"]))),
-        learning_rate=recipe.learning_rate * RATE,
         held_out=0.0,
         min_score=0,
         seed=recipe.seed + len(course.rounds) + 1,
