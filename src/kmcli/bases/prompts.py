@@ -163,6 +163,7 @@ STYLES: dict[StyleName, Prompts] = {
                 "be understandable without seeing the text. Write only the message."
             ),
         },
+        rewordings=REWORDINGS,
         judge=(
             "Somebody who cannot see the text above is to learn what it says from this prompt and its response.\n\n"
             "<prompt>\n{prompt}\n</prompt>\n<response>\n{response}\n</response>\n\n"

@@ -19,6 +19,9 @@ from kmcli.types import Chunk, Recipe, Sample, text_hash
 PIECE = 1 / 3
 """Of a chunk: what the writer reads at a time, so that it writes about the missed fact and not about what it always does."""
 OVERLAP = 0.3
+MOST, FEWEST = 1 / 4, 8
+"""Of a document's chunks: so many pieces a round writes about at most, the worst passages first. What was written about the
+others before is repeated all the same."""
 TIMES = 4
 """How often a question about a missed fact stands in a round's material, each time in other words as far as there are any;
 another one of its passage stands there once."""
@@ -38,29 +41,34 @@ class Missed:
 
 
 def missed(exam: Exam) -> dict[str, Missed]:
-    """By chunk; chunks of which everything is known are not there."""
-    found = {}
-    for passage in exam.passages:
-        answers = tuple(fact.questions[0].reference for fact in passage.facts if not fact.known)
-        if answers:
-            found[passage.chunk_sha256] = Missed(passage.chunk_sha256, answers)
-    return found
+    """By chunk, the least known first; chunks of which everything is known are not there."""
+    asked = [passage for passage in exam.passages if passage.known < len(passage.facts)]
+    asked.sort(key=lambda passage: passage.known / len(passage.facts))
+    return {
+        passage.chunk_sha256: Missed(
+            passage.chunk_sha256, tuple(fact.questions[0].reference for fact in passage.facts if not fact.known)
+        )
+        for passage in asked
+    }
 
 
 def pieces(
     unknown: Mapping[str, Missed], chunks: Sequence[Chunk], tokens: int, count: Callable[[str], int]
 ) -> dict[str, tuple[Chunk, str]]:
-    """The pieces of these chunks that say what is not known, by hash, each with its chunk's hash; the whole chunk where no
-    piece does. tokens: of a chunk."""
+    """What a round writes about, by hash: pieces of these chunks that say what is not known, each with its chunk's hash;
+    the whole chunk where no piece does. tokens: of a chunk."""
+    by_hash = {one.sha256: one for one in chunks}
+    most = max(FEWEST, round(MOST * len(by_hash)))
     found: dict[str, tuple[Chunk, str]] = {}
-    for one in chunks:
-        if one.sha256 not in unknown:
+    for sha256, facts in unknown.items():
+        whole = by_hash.get(sha256)
+        if whole is None or len(found) >= most:
             continue
-        answers = [normalise(answer) for answer in unknown[one.sha256].answers]
-        parts = chunk(one.text, max(1, round(PIECE * tokens)), OVERLAP, count)
+        answers = [normalise(answer) for answer in facts.answers]
+        parts = chunk(whole.text, max(1, round(PIECE * tokens)), OVERLAP, count)
         saying = [part for part in parts if any(answer in normalise(part.text) for answer in answers)]
-        for part in saying or [one]:
-            found.setdefault(part.sha256, (part, one.sha256))
+        for part in saying or [whole]:
+            found.setdefault(part.sha256, (part, sha256))
     return found
 
 

@@ -102,7 +102,8 @@ def _material(
     _write(house, course, restudy.pieces(unknown, chunks, recipe.chunk_tokens, counter(reads)), writer_of)
     attached = imported.attach(house, document, reads, recipe, chunks).samples
     texts = {one.sha256: one.text for one in chunks}
-    taught, held = split(judge.good_enough(attached, texts, recipe, silent), recipe)
+    taught, _ = split(judge.good_enough(attached, texts, recipe, silent), recipe)
+    _, held = split(attached, recipe)
     asked = [one for _, some in house.library.exams.questions(document) for one in some]
     whose: dict[str, str] = {}
     new: list[Sample] = []
@@ -115,6 +116,7 @@ def _material(
     new = [one for one in new if one.score is None or one.score >= recipe.min_score]
     new = restudy.allowed(new, recipe, secret, taught)
     found = restudy.chosen(taught, new, unknown, whose, number, course.base.prompts)
+    found = [one for one in found if normalise(one.prompt) not in secret]  # also in other words
     if not found:
         raise KmError("there is nothing to study about what it does not know.")
     course.written = len(new)
