@@ -227,17 +227,20 @@ class Group:
         task.course = begun(house, document, task.base, task.recipe, module)
         if task.course is None:
             house.library.clear_workspace(document)
+        elif task.course.over:
+            with self.failing(document):
+                self._keep(task, task.course)
 
     def _study_again(self, tasks: Sequence[Task], size: int) -> None:
         """Take the documents that were examined through their rounds, and keep what came of them."""
-        courses = {task.document.id: task for task in tasks if task.course}
-        of = [task.course for task in courses.values() if task.course]
+        going = {task.document.id: task for task in tasks if task.course and not task.course.over}
+        courses = [task.course for task in going.values() if task.course]
 
         def writer_of(course: Course) -> Writer:
-            return self._writer_of(courses[course.document.id])
+            return self._writer_of(going[course.document.id])
 
-        rounds.study_again(self._house, self._loader, of, writer_of, self.close, size, self._processes)
-        for task, course in zip(courses.values(), of, strict=True):
+        rounds.study_again(self._house, self._loader, courses, writer_of, self.close, size, self._processes)
+        for task, course in zip(going.values(), courses, strict=True):
             with self.failing(task.document):
                 self._keep(task, course)
 
