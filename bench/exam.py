@@ -242,7 +242,7 @@ def tell(found: Sequence[dict[str, dict[str, Side]]]) -> None:
     gains = [100 * (one - other) for one, other in zip(mean["examined"], mean["uniform"], strict=True)]
     score = bootstrap(gains)
     asked = sum(len(found[0][name]["first"].right) for name in names)
-    print(f"\n{len(names)} documents, {len(found)} seeds, {asked} questions each")
+    print(f"\n{len(names)} documents with {asked} questions together, seeds: {len(found)}")
     for side, values in mean.items():
         tenth = sorted(values)[: math.ceil(len(values) / 10)]
         print(f"{side}: {100 * fmean(values):.1f}% right, the worst tenth of the documents {100 * fmean(tenth):.1f}%")
