@@ -164,6 +164,10 @@ def test_the_bar_and_the_sentence() -> None:
     assert bar(HEAD, "utf-8") == "██████░░  75%"
     assert bar(None, "utf-8") == "-"
     assert sentence(HEAD) == "75% of 4 facts known, by 7 questions in 12 s; no time for 1 passage"
+    again = replace(HEAD, rounds=2, round_seconds=200.0, known_before=2, late=0)
+    assert sentence(again) == (
+        "75% of 4 facts known, by 7 questions in 12 s; 50% before 2 rounds of further study, 3 min 20 s"
+    )
     nothing = Head(0, 0, 0, 3.0, 60.0)
     assert bar(nothing, "ascii") == "-"
     assert sentence(nothing) == "there was nothing that could be asked, in 3.0 s"

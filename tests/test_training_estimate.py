@@ -216,6 +216,20 @@ def test_an_estimate_changes_nothing(km: Km, permits: Path, km_home: Path) -> No
     assert is_sound(km)
 
 
+def test_an_estimate_counts_the_exam_and_its_rounds(km: Km, permits: Path) -> None:
+    (alone,) = km("train", "permits", "--estimate", "--json", *TINY).envelope["data"]["estimated"]
+    assert (alone["exam"], alone["rounds"]) == (None, 0)
+    words = (*TINY[:-2], "--set", "exam_rounds=3")
+    (one,) = km("train", "permits", "--estimate", "--json", *words).envelope["data"]["estimated"]
+    training, material = one["training"], one["material"]
+    assert one["rounds"] == 3
+    assert one["exam"] > 3 * training["teacher_seconds"] > 0
+    assert one["seconds"] >= training["seconds"] + material["seconds"] + one["exam"]
+    run = km("train", "permits", "--estimate", *words)
+    (line,) = [line for line in run.out.splitlines() if line.startswith("  exam ")]
+    assert line.endswith(", with at most 3 rounds of further study")
+
+
 def test_an_estimate_of_what_is_written_or_trained(km: Km, permits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert km("train", "permits", *TINY).code == 0
     module = entry(km, "permits")["module"]

@@ -21,7 +21,7 @@ from kmcli.workflows import exam, group
 from kmcli.workflows.house import open_house
 from workflow_cases import TINY, entry, is_sound, km, permits, sentences
 
-EXAM = (*TINY[:-2], "--set", "generations=8")
+EXAM = (*TINY[:-2], "--set", "generations=8", "--set", "exam_rounds=0")
 """As tiny, and without what says that there is no exam."""
 
 

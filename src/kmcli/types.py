@@ -250,6 +250,8 @@ class Recipe:
     """Of the modules that were meant; filled in when training starts."""
     exam: bool = True
     """Whether training ends by questioning the Knowledge Module on every passage. See `workflows.exam`."""
+    exam_rounds: int = 1
+    """How often, at most, what the exam found unknown is studied again. See `workflows.rounds`."""
     format: int = 1
 
     @property

@@ -85,11 +85,19 @@ def _training(one: EstimatedTraining) -> list[tuple[str, str]]:
         ("teacher", render.about(training.teacher_seconds, render.duration) if training.teacher_seconds else ""),
         ("steps", f"{training.steps:,}, in {render.about(stepping, render.duration)}{fewer}"),
         ("tokens", f"{render.about(training.tokens)} scored"),
+        ("exam", _exam(one)),
         ("peak memory", "" if training.memory is None else render.about(training.memory, _size)),
         ("disk", f"{render.about(one.disk, _size)}; {render.about(training.disk_while, _size)} more in training"),
         ("cost", "" if material is None or material.cost is None else render.about(material.cost, "{:,.2f}".format)),
         ("measured on", f"{' and '.join(measured)}, in {render.duration(spent)}"),
     ]
+
+
+def _exam(one: EstimatedTraining) -> str:
+    if one.exam is None:
+        return ""
+    again = f", with at most {render.count(one.rounds, 'round')} of further study" if one.rounds else ""
+    return f"{render.about(one.exam, render.duration)}{again}"
 
 
 def _size(count: float) -> str:

@@ -39,7 +39,11 @@ def sentence(head: Head | None) -> str:
         return f"there was nothing that could be asked, {took}"
     late = f"; no time for {render.count(head.late, 'passage')}" if head.late else ""
     questions = render.count(head.questions, "question")
-    return f"{head.share:.0%} of {render.count(head.asked, 'fact')} known, by {questions} {took}{late}"
+    again = ""
+    if head.rounds and head.known_before is not None:
+        times, taking = render.count(head.rounds, "round"), render.duration(head.round_seconds)
+        again = f"; {head.known_before / head.asked:.0%} before {times} of further study, {taking}"
+    return f"{head.share:.0%} of {render.count(head.asked, 'fact')} known, by {questions} {took}{again}{late}"
 
 
 def bar(head: Head | None, encoding: str | None) -> str:

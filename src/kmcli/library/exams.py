@@ -79,7 +79,8 @@ class Passage:
 class Head:
     """What an exam came to. known, asked: facts; questions: that asked for them. seconds: the exam's, the writing of its
     questions in this run included; training_seconds: those of the training before it. late: passages that there was no
-    time for."""
+    time for. rounds: how often what was unknown has been studied again since, in round_seconds; known_before: facts, before
+    that."""
 
     known: int
     asked: int
@@ -87,6 +88,9 @@ class Head:
     seconds: float
     training_seconds: float
     late: int = 0
+    rounds: int = 0
+    round_seconds: float = 0.0
+    known_before: int | None = None
 
     @property
     def share(self) -> float | None:
@@ -130,13 +134,8 @@ class Exams:
 
     def keep(self, module: KnowledgeModule, exam: Exam) -> None:
         """Keep what a module answered, in place of what was kept before."""
-        passages = [
-            {**dataclasses.asdict(passage), "questions": [dataclasses.asdict(one) for one in passage.questions]}
-            for passage in exam.passages
-        ]
-        lines = [json.dumps(one) + "\n" for one in (dataclasses.asdict(exam.head), *passages)]
         with files.explained(self._layout.home):
-            files.write(self._file(module), "".join(lines).encode())
+            write(self._file(module).parent, exam)
 
     def head(self, module: KnowledgeModule) -> Head | None:
         """What the module's exam came to, without reading the answers; None where there was none, or it is damaged."""
@@ -148,14 +147,29 @@ class Exams:
 
     def of(self, module: KnowledgeModule) -> Exam | None:
         """The module's exam; None where there was none, or it is damaged."""
-        try:
-            first, *rest = self._file(module).read_bytes().splitlines()
-            return Exam(Head(**json.loads(first)), tuple(map(_passage, rest)))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return read(self._file(module).parent)
 
     def _file(self, module: KnowledgeModule) -> Path:
         return self._layout.module(module.id) / RESULT
+
+
+def write(folder: Path, exam: Exam) -> None:
+    """Put an exam beside an adapter, in place of the one that is there."""
+    passages = [
+        {**dataclasses.asdict(passage), "questions": [dataclasses.asdict(one) for one in passage.questions]}
+        for passage in exam.passages
+    ]
+    lines = [json.dumps(one) + "\n" for one in (dataclasses.asdict(exam.head), *passages)]
+    files.write(folder / RESULT, "".join(lines).encode())
+
+
+def read(folder: Path) -> Exam | None:
+    """The exam beside an adapter; None where there is none, or it is damaged."""
+    try:
+        first, *rest = (folder / RESULT).read_bytes().splitlines()
+        return Exam(Head(**json.loads(first)), tuple(map(_passage, rest)))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _passage(line: bytes) -> Passage:

@@ -31,4 +31,7 @@ def written(document: Document, recipe: Recipe, metrics: dict[str, Any]) -> str:
     if recipe.init:
         whose = f"those of {recipe.init}" if recipe.init != starts.LIBRARY else "the mean of other documents' modules"
         lines.append(f"- It began from {whose}, and may contain what those say as well.")
+    if rounds := metrics.get("rounds"):
+        steps = sum(one["steps"] for one in rounds)
+        lines.append(f"- What its exam found unknown was studied again: {steps} steps in {len(rounds)} rounds.")
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from kmcli.synthesis.judge import BEST
 from kmcli.training.estimate import TrainingEstimate, ask, estimate
 from kmcli.training.mixture import mix, study_tasks
 from kmcli.types import Chunk, Document, Event, Recipe, Sample, silent
-from kmcli.workflows import exam, imported, redline
+from kmcli.workflows import exam, imported, redline, rounds
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
@@ -34,14 +34,17 @@ from kmcli.workflows.writer import open_writer
 
 @dataclass(frozen=True, slots=True)
 class EstimatedTraining:
-    """material: None where the objective needs none. seconds: of both and of loading the base. disk: bytes that stay, which
-    are those of the module and of new study material."""
+    """material: None where the objective needs none. exam: seconds of it and of all its rounds, None where there is none.
+    seconds: of all that and of loading the base. disk: bytes that stay, which are those of the module and of new study
+    material. rounds: how often is studied again, at most."""
 
     document: Document
     material: Estimate | None
     training: TrainingEstimate
     seconds: float
     disk: int
+    exam: float | None = None
+    rounds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,6 @@ def estimate_train(
     recipe = recipe_for(house, base, options)
     todo = [document for document in documents if again or not met(house, document, recipe, options, everything)]
     loader = Loader(house)
-    if todo and exam.wanted(recipe):
-        house.report(Event("note", "the exam that ends a training is not counted: --no-exam leaves it out"))
 
     def one(document: Document) -> EstimatedTraining:
         if library.state(document) == "interrupted":
@@ -91,12 +92,14 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
     reads = reader(base, loader.tokenizer(base))
     chunks = house.study_chunks(document, reads, recipe)
     tasks = study_tasks(recipe)
-    material, samples, bytes_written = None, list[Sample](), 0
+    material, samples, bytes_written, questions = None, list[Sample](), 0, None
     if tasks:
         made: list[Sample] = []
         studied = replace(recipe, tasks=tasks)
         with open_writer(house, loader, base, recipe) as writer:
             material = estimate_missing(house, document, writer, studied, made=made)
+            if exam.wanted(recipe):
+                questions = exam.estimate_questions(house, document, writer, recipe)
         there = imported.attach(house, document, reads, recipe, chunks).samples
         new = stand_ins(made or there, material.samples, chunks)
         bytes_written = sum(len(json.dumps(asdict(sample))) + 1 for sample in new)
@@ -121,7 +124,13 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
         views = mix(loaded, samples, texts, text, recipe, silent, other)
         training = estimate(loaded, views, recipe, folder, house.report, asked, text=text)
     seconds = loading + training.seconds + (material.seconds if material else 0.0)
-    return EstimatedTraining(document, material, training, seconds, training.disk + bytes_written)
+    disk = training.disk + bytes_written
+    if questions is None:
+        return EstimatedTraining(document, material, training, seconds, disk)
+    # What a round writes is about a few passages, with all generations: about as much as the exam's.
+    stepping = training.seconds - training.teacher_seconds - training.evaluation_seconds
+    examined = questions + recipe.exam_rounds * (questions + training.teacher_seconds + rounds.STEPS * stepping)
+    return EstimatedTraining(document, material, training, seconds + examined, disk, examined, recipe.exam_rounds)
 
 
 def stand_ins(like: Sequence[Sample], count: int, chunks: Sequence[Chunk]) -> list[Sample]:

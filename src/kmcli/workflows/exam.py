@@ -6,10 +6,12 @@ checked like any sample. One that was trained on, whatever its case and punctuat
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from kmcli import adapters, training
 from kmcli.bases import Loaded
@@ -21,6 +23,7 @@ from kmcli.metrics import normalise
 from kmcli.synthesis import TASKS, Task
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.custom import SHORT_ANSWERS
+from kmcli.synthesis.estimate import estimate
 from kmcli.synthesis.plan import plan
 from kmcli.synthesis.write import Unit, write
 from kmcli.training.mixture import study_tasks
@@ -53,15 +56,8 @@ def wanted(recipe: Recipe) -> bool:
 
 def write_questions(house: House, document: Document, writer: Writer, recipe: Recipe, seconds: float) -> None:
     """Write the questions that are missing, for so long at most. Raises as `synthesis.write.write` does."""
-    recipe = _written_by(recipe)
+    recipe, chunks, finished = _to_write(house, document, writer, recipe)
     makers = makers_of(writer, recipe)
-    chunks = _drawn(house.study_chunks(document, writer, recipe))
-    finished = {
-        Unit(chunk, task)
-        for work, _ in house.library.exams.questions(document)
-        for chunk, task, maker in work["units"]
-        if maker == makers.get(task)
-    }
     if all(Unit(chunk.sha256, task) in finished for chunk in chunks for task in makers):
         return
     deadline = time.monotonic() + seconds
@@ -82,19 +78,38 @@ def write_questions(house: House, document: Document, writer: Writer, recipe: Re
         pass  # the other passages are not asked about
 
 
-def _written_by(recipe: Recipe) -> Recipe:
-    """The recipe by which the exam is written: the tasks of the study material that ask for short answers."""
+def estimate_questions(house: House, document: Document, writer: Writer, recipe: Recipe) -> float:
+    """Seconds that writing the missing questions will take; asking them is a small part of that."""
+    recipe, chunks, finished = _to_write(house, document, writer, recipe)
+    student = writer.base.prompts
+    return estimate(
+        writer.engine(), chunks, recipe, writer.prompts, finished, [], house.report, student=student
+    ).seconds
+
+
+def _to_write(
+    house: House, document: Document, writer: Writer, recipe: Recipe
+) -> tuple[Recipe, list[Chunk], set[Unit]]:
+    """The recipe by which questions are written, about which chunks, and what of it is done."""
+    recipe = short_answers(recipe, SHARE, recipe.seed + OTHER_SEED)
+    makers = makers_of(writer, recipe)
+    finished = {
+        Unit(chunk, task)
+        for work, _ in house.library.exams.questions(document)
+        for chunk, task, maker in work["units"]
+        if maker == makers.get(task)
+    }
+    return recipe, _drawn(house.study_chunks(document, writer, recipe)), finished
+
+
+def short_answers(recipe: Recipe, share: int, seed: int) -> Recipe:
+    """The recipe by which the exam is written: the tasks of the study material that ask for short answers, with one in
+    `share` of their generations."""
     asking = {name: one for name, one in plan(recipe).items() if one.task.parser in SHORT_ANSWERS}
-    few = {name: max(1, one.generations // SHARE) for name, one in asking.items() if one.task.check == "agrees"}
-    tasks = few or {"qa": max(1, recipe.generations // SHARE)}
-    return replace(
-        recipe,
-        tasks=tuple(f"{name}:{number}" for name, number in tasks.items()),
-        seed=recipe.seed + OTHER_SEED,
-        judge=False,
-        min_score=0,
-        max_tokens="",
-    )
+    few = {name: max(1, one.generations // share) for name, one in asking.items() if one.task.check == "agrees"}
+    tasks = few or {"qa": max(1, recipe.generations // share)}
+    named = tuple(f"{name}:{number}" for name, number in tasks.items())
+    return replace(recipe, tasks=named, seed=seed, judge=False, min_score=0, max_tokens="")
 
 
 def _drawn(chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -155,6 +170,35 @@ def examine(
     exam = Exam(head, whole)
     house.library.exams.keep(module, exam)
     return exam
+
+
+def examine_again(house: House, document: Document, recipe: Recipe, loaded: Loaded, folder: Path, before: Exam) -> Exam:
+    """Put the questions of an exam to the adapter in a folder. References and times are those of before."""
+    from kmcli.engines.hf import HfEngine
+
+    prompts = loaded.base.prompts
+    chunks = house.study_chunks(document, loaded, recipe)
+    by_chunk = questions(house, document, loaded, recipe, chunks)
+    put = {(chunk, prompts.question_of(one.prompt)): one.prompt for chunk, some in by_chunk.items() for one in some}
+    asked = [(passage.chunk_sha256, one) for passage in before.passages for one in passage.questions]
+    prompted = [put.get((chunk, one.question), prompts.ask.format(question=one.question)) for chunk, one in asked]
+    marks: list[Graded] = []
+    model = adapters.load(loaded, folder)
+    try:
+        student = HfEngine(loaded, model)
+        house.report(Event("exam", f"questioning {document.name} again", 0, len(asked)))
+        while (start := len(marks)) < len(asked):
+            turn = slice(start, start + QUESTIONS_A_TURN)
+            found = grade(student, prompted[turn], [one.reference for _, one in asked[turn]])
+            marks += [replace(mark, question=one.question) for mark, (_, one) in zip(found, asked[turn], strict=True)]
+            house.report(Event("exam", "", len(marks), len(asked)))
+    finally:
+        model.unload().eval()
+    graded = iter(marks)
+    passages = tuple(
+        replace(one, questions=tuple(itertools.islice(graded, len(one.questions)))) for one in before.passages
+    )
+    return Exam(replace(before.head, known=sum(passage.known for passage in passages)), passages)
 
 
 def _turn(todo: list[Chunk], by_chunk: Mapping[str, Sequence[Sample]]) -> tuple[list[Chunk], list[Chunk]]:

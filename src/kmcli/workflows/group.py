@@ -18,8 +18,9 @@ from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import card, exam, imported, redline, starts
+from kmcli.workflows import card, exam, imported, redline, rounds, starts
 from kmcli.workflows.batch import Loader
+from kmcli.workflows.course import Course, begun, finish
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import Synthesised, write_missing
 from kmcli.workflows.teaching import compute_predictions
@@ -50,8 +51,9 @@ class Trained:
 class Task:
     """A document to train. seconds: what it has taken, the exam left out; writing_exam: what writing its questions took.
 
-    module: what is trained, and only to be examined. update: the module to begin from, where only what has changed is to be
-    studied; redline: what that is. asked: what the old module and the new one are asked.
+    module: what is trained, and only to be examined; course: where it is in the rounds after that. update: the module to
+    begin from, where only what has changed is to be studied; redline: what that is. asked: what the old module and the new
+    one are asked.
     """
 
     document: Document
@@ -66,6 +68,7 @@ class Task:
     asked: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
     writing_exam: float = 0.0
+    course: Course | None = None
 
 
 class Group:
@@ -111,7 +114,8 @@ class Group:
                     writer = self._writer_of(task)
                     task.material = write_missing(house, document, writer, replace(recipe, tasks=tasks), self._force)
             task.seconds = time.monotonic() - started
-        if exam.wanted(recipe):
+        examined = task.module is not None and house.library.exams.head(task.module) is not None
+        if exam.wanted(recipe) and not examined:
             with self._examining(task):
                 exam.write_questions(house, document, self._writer_of(task), recipe, max(WRITING_SECONDS, task.seconds))
             task.writing_exam = time.monotonic() - started - task.seconds
@@ -139,6 +143,8 @@ class Group:
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
                 self._examine(loaded, task)
+            del loaded  # another model may write
+            self._study_again(mine, size)
 
     def close(self) -> None:
         """End what writes."""
@@ -242,18 +248,41 @@ class Group:
             _remember(self._house, task.recipe, document, module)
 
     def _examine(self, loaded: Loaded, task: Task) -> None:
-        """Question what was trained. It can be used meanwhile; until the exam is over its training counts as unfinished."""
+        """Question what was trained. It can be used meanwhile; until the rounds after the exam are over its training counts
+        as unfinished."""
         house, document, module = self._house, task.document, task.module
         if module is None:
             return
-        with self._examining(task):
-            took = max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
-            head = exam.examine(house, document, module, loaded, task.writing_exam, took).head
-            known = [one for one in self.trained if one.module.id == module.id]
-            studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
-            one = known[0] if known else Trained(document, module, True, took, 0, 0, studied)
-            self.trained = [other for other in self.trained if other not in known] + [replace(one, exam=head)]
-        house.library.clear_workspace(document)
+        if house.library.exams.head(module) is None:
+            with self._examining(task):
+                exam.examine(house, document, module, loaded, task.writing_exam, _took(module))
+        task.course = begun(house, document, task.base, task.recipe, module)
+        if task.course is None:
+            house.library.clear_workspace(document)
+        elif task.course.over:
+            with self.failing(document):
+                self._keep(task, task.course)
+
+    def _study_again(self, tasks: Sequence[Task], size: int) -> None:
+        """Take the documents that were examined through their rounds, and keep what came of them."""
+        going = {task.document.id: task for task in tasks if task.course and not task.course.over}
+        courses = [task.course for task in going.values() if task.course]
+
+        def writer_of(course: Course) -> Writer:
+            return self._writer_of(going[course.document.id])
+
+        rounds.study_again(self._house, self._loader, courses, writer_of, self.close, size, self._processes)
+        for task, course in zip(going.values(), courses, strict=True):
+            with self.failing(task.document):
+                self._keep(task, course)
+
+    def _keep(self, task: Task, course: Course) -> None:
+        module, head = finish(self._house, course)
+        known = [one for one in self.trained if one.document.id == task.document.id]
+        studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
+        one = known[0] if known else Trained(task.document, module, True, _took(module), 0, 0, studied)
+        others = [other for other in self.trained if other not in known]
+        self.trained = [*others, replace(one, module=module, exam=head)]
 
     @contextmanager
     def _examining(self, task: Task) -> Iterator[None]:
@@ -289,6 +318,11 @@ class Group:
 def _alike(task: Task) -> tuple[Base, int, str]:
     """Tasks may train together where this is the same."""
     return task.base, task.recipe.base_bits, task.recipe.adapter
+
+
+def _took(module: KnowledgeModule) -> float:
+    """Seconds of its training."""
+    return max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
 
 
 def _remember(

@@ -101,7 +101,8 @@ def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions
         return False
     if options.given:
         examined = module.recipe.exam and wanted.exam  # what is examined need not be trained again without
-        return replace(module.recipe, init_revision="", exam=examined) == wanted
+        fewer = min(module.recipe.exam_rounds, wanted.exam_rounds)  # nor with fewer rounds
+        return replace(module.recipe, init_revision="", exam=examined, exam_rounds=fewer) == wanted
     if everything and house.settings["model"].origin != "flag":
         return True
     return _base_name(module.recipe) == _base_name(wanted)
@@ -136,7 +137,7 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
         _start_anew(house, document, "the document")
         return None
     if options.given:
-        recipe = replace(recipe, exam=wanted.exam)
+        recipe = replace(recipe, exam=wanted.exam, exam_rounds=wanted.exam_rounds)
     other_base = house.settings["model"].origin == "flag" and recipe.model != wanted.model
     here = replace(
         recipe,
