@@ -16,6 +16,7 @@ from typing import Any
 from kmcli.errors import NotFoundError, ResourceError, did_you_mean
 from kmcli.library import contents, files, modules, names
 from kmcli.library import samples as study
+from kmcli.library.beside import Beside
 from kmcli.library.check import Finding, inspect
 from kmcli.library.contents import Added
 from kmcli.library.conversations import Conversations
@@ -41,6 +42,7 @@ class Library:
         self.conversations = Conversations(layout.conversations, self._locks)
         self.extractors = Extractors(layout, database, self._locks)
         self.exams = Exams(layout)
+        self.beside = Beside(layout)
 
     @classmethod
     def open(cls, home: Path) -> Library:

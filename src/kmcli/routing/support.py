@@ -37,25 +37,25 @@ def features(question: str, answer: str, evidence: Sequence[Passage]) -> tuple[f
     """stands: share of the answer's words in the sentence that has most of them. near: share of the question's words that
     are in that sentence, or the one before it. named: the same of the names and numbers among them; of all of
     them where there is none."""
-    said = _words(answer)
-    asked = [word for word in _words(question) if word not in said]  # those say nothing of it
-    names = [word for word in _names(question) if word in asked]
+    said = words(answer)
+    asked = [word for word in words(question) if word not in said]  # those say nothing of it
+    called = [word for word in names(question) if word in asked]
     best = (0.0, 0.0, 0.0)
     for passage in evidence:
         before: list[str] = []
         for sentence in _SENTENCE.split(passage.text):
-            here = _words(sentence)
+            here = words(sentence)
             near = _share(asked, before + here, exact=False)
-            named = _share(names, before + here, exact=True) if names else near
+            named = _share(called, before + here, exact=True) if called else near
             best = max(best, (_share(said, here, exact=True), near, named))
             before = here
     return best
 
 
-def _names(question: str) -> list[str]:
+def names(question: str) -> list[str]:
     """Words that begin with a capital or a digit, but the first, which always does."""
-    words = re.findall(r"\w+", _IN_NUMBER.sub("", question))[1:]
-    return [word.lower() for word in words if word[0].isupper() or word[0].isdigit()]
+    found = re.findall(r"\w+", _IN_NUMBER.sub("", question))[1:]
+    return [word.lower() for word in found if word[0].isupper() or word[0].isdigit()]
 
 
 def _share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
@@ -72,7 +72,7 @@ def _alike(one: str, other: str) -> bool:
     return shared >= 4 and shared >= 0.7 * min(len(one), len(other)) and one.isalpha() and other.isalpha()
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     """What carries the meaning: each word once; numbers whole, whatever separates their digits."""
     found = re.findall(r"\w+", _IN_NUMBER.sub("", text.lower()))
     return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))

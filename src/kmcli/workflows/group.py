@@ -18,7 +18,7 @@ from kmcli.library.exams import Head
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import exam, imported, starts
+from kmcli.workflows import calibrating, exam, imported, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import Synthesised, write_missing
@@ -217,6 +217,7 @@ class Group:
         with self._examining(task):
             took = max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
             head = exam.examine(house, document, module, loaded, task.writing_exam, took).head
+            calibrating.calibrate(house, document, module, loaded)
             known = [one for one in self.trained if one.module.id == module.id]
             studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
             one = known[0] if known else Trained(document, module, True, took, 0, 0, studied)
