@@ -1,17 +1,17 @@
 """`--method auto` beside the Knowledge Module alone and retrieval of one passage, and how far its confidence can be trusted.
 
-    python -m bench.auto EXAMPLES [--animals LIBRARY] [--every N] [--start N]
+    python -m bench.auto EXAMPLES [--animals LIBRARY] [--every N] [--start N] [--examined]
 
 EXAMPLES is a library with documents of examples/ (by their names there) that were trained with an exam; LIBRARY is one that
-bench.each_library has made, of which every N-th document is taken. Modules without an exam are examined first, which is kept.
-Both libraries are written to: give copies.
+bench.each_library has made, of which every N-th document is taken. Modules without an exam are examined first, which is
+kept (--examined: they are left out). Both libraries are written to: give copies.
 
 Questions with an answer: those of examples/, and each animal's about what its document says. Without: of the animals what
 their documents leave open of the animal itself, and a question about another animal; of harbour the list below, and a third
 as many as it has questions, of the almanac, and the other way round.
 
-Prints a table by library with Wilson's 95% intervals, and lines `FIGURE name value`: accuracy and tokens on the questions with
-an answer, calibration error on all. A refusal counts where auto says that the document does not say.
+Prints a table by library with Wilson's 95% intervals, and lines `FIGURE name value`: accuracy and tokens on the questions
+with an answer, calibration error on all. A refusal counts where auto says that the document does not say.
 """
 
 from __future__ import annotations
@@ -182,17 +182,20 @@ def ask(
     return results
 
 
-def prepared(house: House, loader: Loader, names: Sequence[str]) -> Iterator[tuple[Document, KnowledgeModule]]:
-    """Those with a module, examined where they were not."""
+def prepared(
+    house: House, loader: Loader, names: Sequence[str], examined: bool
+) -> Iterator[tuple[Document, KnowledgeModule]]:
+    """Those with a module, examined where they were not, and calibrated as this version does. examined: only those that
+    were."""
     for name in names:
         document = house.library.find(name)
         module = house.library.module(document)
-        if module and calibration_of(house, module) is None:
-            loaded = loader.load(house.base_of(document, module), 0)
-            if house.library.exams.of(module) is None:
-                calibrating.hold(house, document, loader)
-            else:
-                calibrating.calibrate(house, document, module, loaded)
+        if module and house.library.exams.of(module):
+            calibrating.calibrate(house, document, module, loader.load(house.base_of(document, module), 0))
+        elif module and not examined:
+            calibrating.hold(house, document, loader)
+        else:
+            continue
         if module and calibration_of(house, module):
             yield document, module
 
@@ -257,6 +260,7 @@ def main() -> int:
     parser.add_argument("--animals", type=Path)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--examined", action="store_true")
     given = parser.parse_args()
     print(
         "| documents | auto right | km | rag@1 | tokens of rag@1's, with an answer (all) | ECE (of answers) | ", end=""
@@ -274,13 +278,15 @@ def main() -> int:
             here = {one.name for one in house.library.documents()}
             names = sorted(cases)[given.start :: given.every] if animals else [one for one in NAMES if one in here]
             results: list[Result] = []
-            for document, module in prepared(house, loader, names):
+            documents = 0
+            for document, module in prepared(house, loader, names, given.examined):
                 found = ask(house, document, module, loader, cases.get(document.name) or of_examples(document.name))
                 results += found
+                documents += 1
                 if not animals:
                     tell(document.name, found)
             if animals and results:
-                tell(f"{len(names)} animals", results)
+                tell(f"{documents} animals", results)
             everything += results
     figures = tell("all", everything)
     print()

@@ -19,6 +19,11 @@ _CONSTANT = -16.4
 _STANDS, _NEAR, _NAMED = 7.1, 3.2, 8.7
 
 _IN_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)")
+_GOES_ON = re.compile(
+    r"\s*(?:(?:[Ii]t|[Hh]e|[Ss]he|[Tt]hey|[Ii]ts|[Hh]is|[Hh]er|[Tt]heir|[Tt]his|[Tt]hese|[Tt]hose)\b"
+    r"|[Tt]he (?:[a-z]\w* ){1,2}[a-z]|[Tt]he [a-z]\w*[.!?]?$)"
+)
+"""How a sentence begins that speaks of what another names: with a pronoun, or "the ship was"."""
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 
 
@@ -33,20 +38,23 @@ def confidence(question: str, answer: str, evidence: Sequence[Passage]) -> float
     return 1 / (1 + math.exp(-(_CONSTANT + _STANDS * stands + _NEAR * near + _NAMED * named)))
 
 
-def features(question: str, answer: str, evidence: Sequence[Passage]) -> tuple[float, float, float]:
+def features(question: str, answer: str, evidence: Sequence[Passage], back: bool = False) -> tuple[float, float, float]:
     """stands: share of the answer's words in the sentence that has most of them. near: share of the question's words that
     are in that sentence, or the one before it. named: the same of the names and numbers among them; of all of
-    them where there is none."""
+    them where there is none; with `back` in that sentence and, where it goes on about something ("It ..."), in those before
+    it up to the one that names it."""
     said = words(answer)
     asked = [word for word in words(question) if word not in said]  # those say nothing of it
     called = [word for word in names(question) if word in asked]
     best = (0.0, 0.0, 0.0)
     for passage in evidence:
         before: list[str] = []
+        subject: list[str] = []
         for sentence in _SENTENCE.split(passage.text):
             here = words(sentence)
             near = _share(asked, before + here, exact=False)
-            named = _share(called, before + here, exact=True) if called else near
+            subject = subject + here if _GOES_ON.match(sentence) else here
+            named = _share(called, subject if back else before + here, exact=True) if called else near
             best = max(best, (_share(said, here, exact=True), near, named))
             before = here
     return best

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
@@ -37,11 +38,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for."""
+    """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for;
+    conflicts: what passages then answer in different ways, as `workflows.conflicts.Conflict`."""
 
     entry: Entry
     samples: Mapping[str, int]
     exam: Exam | None = None
+    conflicts: Sequence[Mapping[str, Any]] = ()
 
 
 def add(
@@ -118,7 +121,8 @@ def show(house: House, name: str, exam: bool = False) -> Shown:
     if shown.module and (outdated := house.outdated(document, shown.module)):
         house.warn(str(outdated))
     found = house.library.exams.of(shown.module) if exam and shown.module else None
-    return Shown(shown, Counter(sample.task for sample in house.library.samples(document)), found)
+    conflicts = house.library.beside.of(shown.module, "conflicts") if found and shown.module else None
+    return Shown(shown, Counter(sample.task for sample in house.library.samples(document)), found, conflicts or ())
 
 
 def tags(house: House) -> dict[str, int]:

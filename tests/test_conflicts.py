@@ -1,0 +1,54 @@
+"""Facts that a document gives in two ways."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmcli.bases.prompts import STYLES
+from kmcli.types import Chunk, Sample
+from kmcli.workflows.conflicts import Conflict, Said, conflicts
+
+OLD = "The fee for berth permits is $75. They are approved by Walter Quendal."
+OTHER = "The lamp weighs 3 kilos. It was made in 1902."
+NEW = "From May on the fee for berth permits is $90. Walter Quendal approves them."
+TEXTS = (OLD, OTHER, NEW)
+CHUNKS = [Chunk(number, text, 20, 100 * number, number + 1, number + 1) for number, text in enumerate(TEXTS)]
+
+
+def sample(chunk: int, question: str, answer: str, task: str = "qa") -> Sample:
+    return Sample(f"{chunk} {question} {answer}", CHUNKS[chunk].sha256, task, question, answer, "hf", "m", "0", 0)
+
+
+def found(*samples: Sample) -> list[Conflict]:
+    return conflicts(samples, CHUNKS, STYLES["embedded"])
+
+
+FEE = "What is the fee for berth permits?"
+
+
+def test_a_superseded_value_is_found() -> None:
+    (conflict,) = found(sample(2, FEE, "$90"), sample(0, FEE, "$75"), sample(0, FEE.lower(), "$75"))
+    assert conflict == Conflict(FEE, (Said("$75", 1, 0, 1), Said("$90", 3, 200, 3)))
+    assert found(sample(0, "What is the fee for the berth permits?", "$75"), sample(2, FEE, "$90"))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [sample(0, FEE, "$75")],
+        [sample(0, FEE, "$75"), sample(0, FEE, "$90")],  # one passage: the base was unsure
+        [sample(0, "Who approves them?", "Walter Quendal"), sample(2, "Who approves them?", "Quendal")],
+        [sample(0, "Who approves it?", "Walter Quendal"), sample(2, "Who approves it?", "the fee")],  # NEW has both
+        [sample(0, FEE, "$75"), sample(2, FEE, "The text does not say.")],
+        [sample(0, FEE, "$75"), sample(2, FEE, "$90", "summary")],
+        [sample(0, "When did Ann arrive?", "in 1902"), sample(1, "When did Bo arrive?", "in 1871")],
+        [sample(0, "How far is room 12?", "75 steps"), sample(1, "How far is room 14?", "3 steps")],
+    ],
+)
+def test_what_is_no_contradiction(samples: list[Sample]) -> None:
+    assert found(*samples) == []
+
+
+def test_chunks_of_another_cut_do_not_count() -> None:
+    gone = Sample("x", "0" * 64, "qa", FEE, "$90", "hf", "m", "0", 0)
+    assert found(sample(0, FEE, "$75"), gone) == []
