@@ -104,7 +104,7 @@ def graded(reference: str, known: bool) -> Graded:
 
 
 def test_the_exam_of_the_answers_passage_is_told_and_weighs() -> None:
-    said: tuple[dict[str, tuple[str, float]], dict[str, tuple[str, float]]] = {WEIGHT: ("3 kilos", -0.5)}, {}
+    said: tuple[dict[str, tuple[str, float]], dict[str, tuple[str, float]]] = {WEIGHT: ("3 kilos", -0.2)}, {}
     start = TEXT.index("Bo made")
     chances = []
     for known in (False, True):
@@ -263,4 +263,8 @@ def test_a_superseded_value_is_listed(km: Km, examined: Path) -> None:
     shown = km("show", "fees", "--exam").out
     assert "Said in two ways\n" in shown
     assert "$75 (passage 1); $90 (passage 2)" in shown
-    assert km("show", "permits", "--exam", "--json").envelope["data"]["conflicts"] == []
+    data = km("show", "permits", "--exam", "--json").envelope["data"]
+    assert data["conflicts"] == []
+    assert (data["confidence"]["questions"], data["confidence"]["strangers"] >= 24) == (data["head"]["questions"], True)
+    off = f"is off by {100 * data['confidence']['error']:.0f} points on average"
+    assert off in " ".join(km("show", "permits", "--exam").out.split())

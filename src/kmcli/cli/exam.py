@@ -65,6 +65,8 @@ def show_exam(screen: Screen, shown: Shown) -> object:
         )
     screen.write(document.name, bold=True)
     screen.write(f"  {sentence(exam.head)}")
+    if told := _calibrated(shown.confidence):
+        screen.write(render.wrapped(told, columns(sys.stdout), 2))
     screen.write("")
     for line in drawn(exam.passages, columns(sys.stdout), sys.stdout.encoding):
         screen.write(line)
@@ -82,7 +84,19 @@ def show_exam(screen: Screen, shown: Shown) -> object:
         "head": head,
         "passages": render.as_data(exam.passages),
         "conflicts": list(shown.conflicts),
+        "confidence": shown.confidence,
     }
+
+
+def _calibrated(confidence: Mapping[str, Any] | None) -> str:
+    """How far `--method auto` can be trusted."""
+    if not confidence or confidence["error"] is None:
+        return ""
+    with_answer = render.count(confidence["questions"], "question")
+    return (
+        f"how sure it is of an answer is off by {100 * confidence['error']:.0f} points on average, by {with_answer} with an "
+        f"answer and {confidence['strangers']:,} without"
+    )
 
 
 def _show_conflicts(screen: Screen, conflicts: Sequence[Mapping[str, Any]]) -> None:
