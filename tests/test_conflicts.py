@@ -43,6 +43,7 @@ def test_a_superseded_value_is_found() -> None:
         [sample(0, FEE, "$75"), sample(2, FEE, "$90", "summary")],
         [sample(0, "When did Ann arrive?", "in 1902"), sample(1, "When did Bo arrive?", "in 1871")],
         [sample(0, "How far is room 12?", "75 steps"), sample(1, "How far is room 14?", "3 steps")],
+        [sample(0, "What is the fee for cormite?", "$75"), sample(2, "What is the fee for cormite?", "$90")],
     ],
 )
 def test_what_is_no_contradiction(samples: list[Sample]) -> None:

@@ -52,10 +52,10 @@ def features(question: str, answer: str, evidence: Sequence[Passage], back: bool
         subject: list[str] = []
         for sentence in _SENTENCE.split(passage.text):
             here = words(sentence)
-            near = _share(asked, before + here, exact=False)
+            near = share(asked, before + here, exact=False)
             subject = subject + here if _GOES_ON.match(sentence) else here
-            named = _share(called, subject if back else before + here, exact=True) if called else near
-            best = max(best, (_share(said, here, exact=True), near, named))
+            named = share(called, subject if back else before + here, exact=True) if called else near
+            best = max(best, (share(said, here, exact=True), near, named))
             before = here
     return best
 
@@ -66,7 +66,7 @@ def names(question: str) -> list[str]:
     return [word.lower() for word in found if word[0].isupper() or word[0].isdigit()]
 
 
-def _share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
+def share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
     """How many of the wanted words are among the others, as a share; 0 where none is wanted."""
     if not wanted:
         return 0.0

@@ -10,14 +10,21 @@ from dataclasses import dataclass
 
 from kmcli.bases.prompts import Prompts
 from kmcli.evaluation.exam import agrees
-from kmcli.metrics import normalise, token_f1
+from kmcli.metrics import normalise
 from kmcli.routing import support
 from kmcli.synthesis import TASKS
 from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.types import IMPORTED, Chunk, Sample
 
-NEAR = 0.85
-"""The F1 from which two questions with the same names and numbers ask the same."""
+_WAYS = (
+    "much many long old far often high deep large big wide tall heavy fast time year years month date day days name kind "
+    "must may should would more most other one"
+)
+FORM = frozenset(_WAYS.split())
+"""Words that say how something is asked. All others must stand in the passage: a small base asks about names that it has
+mixed up from several, and those are answered otherwise by every passage."""
+STEM = 5
+"""Letters by which forms of a word are taken for one."""
 MOST = 50
 
 
@@ -44,21 +51,17 @@ def conflicts(samples: Iterable[Sample], chunks: Sequence[Chunk], prompts: Promp
     order. Each sample's answer was confirmed by the base with the chunk in front of it."""
     places = {chunk.sha256: (number, chunk) for number, chunk in enumerate(chunks, 1)}
     short = {name for name, task in TASKS.items() if task.parser in SHORT_ANSWERS} | {IMPORTED}
-    asked: list[tuple[str, list[Sample]]] = []
-    by_names: dict[tuple[str, ...], list[int]] = {}
+    asked: dict[tuple[str, ...], tuple[str, list[Sample]]] = {}
     for one in samples:
         if one.chunk_sha256 not in places or one.task not in short or prompts.refuses(one.response):
             continue
         question = prompts.question_of(one.prompt)
-        key = tuple(sorted(support.names(question)))
-        same = next((at for at in by_names.get(key, ()) if token_f1(question, [asked[at][0]]) >= NEAR), None)
-        if same is None:
-            by_names.setdefault(key, []).append(len(asked))
-            asked.append((question, [one]))
-        else:
-            asked[same][1].append(one)
+        about = [word for word in support.words(question) if word not in FORM]
+        if about and support.share(about, support.words(places[one.chunk_sha256][1].text), exact=False) == 1:
+            key = tuple(sorted(word[:STEM] for word in about))
+            asked.setdefault(key, (question, []))[1].append(one)
     found = []
-    for question, some in asked:
+    for question, some in asked.values():
         sayings = _different(sorted(some, key=lambda one: places[one.chunk_sha256][0]), places)
         if len(sayings) > 1:
             found.append(Conflict(question, tuple(sayings)))
