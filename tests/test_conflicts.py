@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from kmcli.bases.prompts import STYLES
@@ -19,8 +21,9 @@ def sample(chunk: int, question: str, answer: str, task: str = "qa") -> Sample:
     return Sample(f"{chunk} {question} {answer}", CHUNKS[chunk].sha256, task, question, answer, "hf", "m", "0", 0)
 
 
-def found(*samples: Sample) -> list[Conflict]:
-    return conflicts(samples, CHUNKS, STYLES["embedded"])
+def found(*samples: Sample, says: str = "") -> list[Conflict]:
+    """says: what the base answers under any passage."""
+    return conflicts(samples, CHUNKS, STYLES["embedded"], lambda asked: [says for _ in asked])
 
 
 FEE = "What is the fee for berth permits?"
@@ -30,6 +33,20 @@ def test_a_superseded_value_is_found() -> None:
     (conflict,) = found(sample(2, FEE, "$90"), sample(0, FEE, "$75"), sample(0, FEE.lower(), "$75"))
     assert conflict == Conflict(FEE, (Said("$75", 1, 0, 1), Said("$90", 3, 200, 3)))
     assert found(sample(0, "What is the fee for the berth permits?", "$75"), sample(2, FEE, "$90"))
+
+
+def test_what_is_written_about_one_passage_alone_is_asked_under_the_other() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def ask(given: Sequence[tuple[str, str]]) -> list[str]:
+        asked.extend(given)
+        return ["$90"]
+
+    (conflict,) = conflicts([sample(0, FEE, "$75")], CHUNKS, STYLES["embedded"], ask)
+    assert asked == [(FEE, NEW)]  # the lamp's passage has not its words
+    assert [said.answer for said in conflict.sayings] == ["$75", "$90"]
+    assert found(sample(0, FEE, "$75"), says="$120") == []  # which the passage does not say
+    assert found(sample(0, FEE, "$75"), says="$75") == []
 
 
 @pytest.mark.parametrize(

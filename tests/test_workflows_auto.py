@@ -131,9 +131,9 @@ def test_a_refusal_is_in_the_bases_own_words_for_who_compares() -> None:
 
 def test_questions_that_may_have_an_answer_here_are_no_strangers(house: House) -> None:
     mill = add(house.library, "mill", MILL)
-    found = calibrating.strangers(house, mill, 24)
+    found = calibrating.strangers(house, mill, 24, BASE.prompts)
     assert len(found) == len(set(found)) == 24
-    assert found == calibrating.strangers(house, mill, 24)
+    assert found == calibrating.strangers(house, mill, 24, BASE.prompts)
     words = frozenset(("oslo", "ann", "stands", "mill"))
     may = calibrating._may_answer
     assert may(words, "Where in Oslo does Ann live?")

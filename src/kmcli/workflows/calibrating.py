@@ -7,11 +7,13 @@ The exam's own questions are those with an answer. Those without are taken from 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
-from kmcli.evaluation.exam import agrees
+from kmcli.bases.prompts import Prompts
+from kmcli.evaluation.exam import agrees, references
 from kmcli.evaluation.methods import build_chat
 from kmcli.library.exams import Exam, Graded
 from kmcli.routing import confidence, support
@@ -22,7 +24,7 @@ from kmcli.types import Document, Event, KnowledgeModule, Sample, text_hash
 from kmcli.workflows import exam as exams
 from kmcli.workflows.auto import SAMPLING, Reader, reader_of
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.conflicts import conflicts
+from kmcli.workflows.conflicts import Ask, conflicts
 from kmcli.workflows.house import House, counter, untrained
 from kmcli.workflows.writer import open_writer
 
@@ -80,10 +82,22 @@ def calibrate(house: House, document: Document, module: KnowledgeModule, loaded:
     house.library.beside.keep(module, "confidence", calibration.as_json())
     chunks = house.study_chunks(document, loaded, module.recipe)
     samples = [*_own(house, document, module), *house.library.samples(document)]
-    house.library.beside.keep(
-        module, "conflicts", [asdict(one) for one in conflicts(samples, chunks, loaded.base.prompts)]
-    )
+    found_twice = conflicts(samples, chunks, loaded.base.prompts, _asking(loaded))
+    house.library.beside.keep(module, "conflicts", [asdict(one) for one in found_twice])
     return calibration
+
+
+def _asking(loaded: Loaded) -> Ask:
+    """The base with a text in front of it."""
+    from kmcli.engines.hf import HfEngine
+
+    under = loaded.base.prompts.under_text
+
+    def ask(asked: Sequence[tuple[str, str]]) -> list[str]:
+        chats = [[("user", under.format(text=text, question=question))] for question, text in asked]
+        return references(HfEngine(loaded), chats, loaded.base.prompts)
+
+    return ask
 
 
 def hold(house: House, document: Document, loader: Loader, seconds: float = 60.0) -> Calibration | None:
@@ -108,7 +122,7 @@ def _examples(
     from kmcli.engines.hf import HfEngine
 
     known = [(passage, one) for passage in exam.passages for one in passage.questions]
-    strange = strangers(house, document, min(MOST, max(LEAST, len(known))))
+    strange = strangers(house, document, min(MOST, max(LEAST, len(known))), reader.prompts)
     if not known:
         return []
     model = lora.load(loaded, module.path)
@@ -144,7 +158,7 @@ def _mean(one: Graded) -> float:
     return math.log(max(1e-30, one.probability)) / one.tokens
 
 
-def strangers(house: House, document: Document, number: int) -> list[str]:
+def strangers(house: House, document: Document, number: int, prompts: Prompts) -> list[str]:
     """Questions that this document does not answer, drawn by lot, those of other documents before the general ones."""
     words = frozenset(support.words(house.library.text(document)))
     others = sorted(
@@ -153,20 +167,19 @@ def strangers(house: House, document: Document, number: int) -> list[str]:
     )
     found: dict[str, None] = {}
     for other in others[:DOCUMENTS]:
-        for question in _asked_of(house, other):
+        for question in _asked_of(house, other, prompts):
             if not _may_answer(words, question):
                 found[question] = None
     drawn = sorted(found, key=lambda question: text_hash(document.id + question))[: number - len(STRANGE) // 2]
     return [*drawn, *(one for one in STRANGE if not _may_answer(words, one))][:number]
 
 
-def _asked_of(house: House, other: Document) -> list[str]:
+def _asked_of(house: House, other: Document, prompts: Prompts) -> list[str]:
     """A document's own questions: of its exam, or of its study material."""
     samples = [one for _, some in house.library.exams.questions(other) for one in some]
-    base = house.base().prompts
     asking = {name for name, task in TASKS.items() if task.parser in SHORT_ANSWERS}
     samples = samples or [one for one in house.library.samples(other) if one.task in asking]
-    return [base.question_of(one.prompt) for one in samples[:MOST]]
+    return [prompts.question_of(one.prompt) for one in samples[:MOST]]
 
 
 def _may_answer(words: frozenset[str], question: str) -> bool:
