@@ -31,7 +31,7 @@ SHRINK = 2.0
 """So many facts, known as the whole document is, are added to those of a passage."""
 LEAST = -3.0
 """Of a mean log-probability: lower says no more."""
-PULL = 3.0
+PULL = 10.0
 """How firmly a curve is held to its prior: one over the variance that its weights have around it."""
 FOLDS = 5
 BINS = 10
@@ -203,13 +203,13 @@ def fit(examples: Sequence[Example], prior: Mapping[Name, Curve] | None = None, 
 
 
 def _curves(examples: Sequence[Example], prior: Mapping[Name, Curve], pull: float) -> dict[Name, Curve]:
-    """Questions with and without an answer weigh the same in all."""
+    """Questions with and without an answer weigh the same in all, as many as there are of the fewer: two say little."""
     if not examples:
         return dict(prior)
     answerable = sum(one.answerable for one in examples)
-    even = [
-        len(examples) / 2 / max(1, answerable if one.answerable else len(examples) - answerable) for one in examples
-    ]
+    strangers = len(examples) - answerable
+    fewer = min(answerable, strangers)
+    even = [fewer / (answerable if one.answerable else strangers) for one in examples]
     before = [one.closed.values() for one in examples]
     after = [one.opened.values(one.closed) for one in examples]
     km = [one.km_right for one in examples]
