@@ -35,9 +35,10 @@ from kmcli.evaluation.metrics import exact_match
 from kmcli.routing.confidence import calibration_error
 from kmcli.types import Document, KnowledgeModule, silent
 from kmcli.workflows import calibrating
-from kmcli.workflows.auto import NOT_SAID, SAMPLING, Auto, Choice, Pair, calibration_of, reader_of
+from kmcli.workflows.auto import NOT_SAID, SAMPLING, Auto, Choice, calibration_of, reader_of
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import House, counter, open_house
+from kmcli.workflows.pair import Pair
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("harbour", "almanac")

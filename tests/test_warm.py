@@ -24,8 +24,8 @@ from kmcli.errors import KmError
 from kmcli.types import silent
 from kmcli.workflows import warm
 from kmcli.workflows.answering import Member, open_answering
-from kmcli.workflows.auto import open_pair
 from kmcli.workflows.house import open_house
+from kmcli.workflows.pair import open_pair
 from serving_cases import QUESTIONS, teach
 from workflow_cases import km, start
 

@@ -26,9 +26,10 @@ from kmcli.library.exams import Passage as Examined
 from kmcli.routing.confidence import PRIOR, Calibration
 from kmcli.types import Document, silent
 from kmcli.workflows import calibrating, routed
-from kmcli.workflows.auto import NOT_SAID, Auto, AutoEngine, Pair, Reader, calibration_of
+from kmcli.workflows.auto import NOT_SAID, Auto, AutoEngine, Reader, calibration_of
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import House, open_house
+from kmcli.workflows.pair import Pair
 from workflow_cases import PERMITS, TINY, entry, is_sound, km, permits, sentences
 
 EXAM = (*TINY[:-2], "--set", "generations=8")

@@ -17,7 +17,6 @@ from kmcli.cli.screen import Screen, columns, is_terminal
 from kmcli.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from kmcli.routing.gate import Candidate
     from kmcli.types import Passage
     from kmcli.workflows.answer import Asked
     from kmcli.workflows.house import House
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 Method = Literal["auto", "km", "rag", "full", "bare"]
 AUTO: Literal["auto"] = "auto"
 """The --weight by which the question decides."""
-NARROW = 60
-"""Columns of a terminal below which --explain leaves out what only counts words."""
 SHOWN = 4
 """Names in one sentence at most."""
 PASSAGE_COLUMNS = 300
@@ -132,7 +129,7 @@ def ask(
     if explain and asked and asked.choice and tried is None:
         choices.show(screen, asked.choice)
     elif explain:
-        _explain(screen, tried, asked)
+        choices.explain(screen, tried, asked)
     return _data(question, asked, tried, extractor)
 
 
@@ -185,34 +182,6 @@ def unsupported(names: Sequence[str]) -> str:
         return f"no passage of these {len(names)} documents supports this answer"
     *others, last = map(render.one_line, names)
     return f"no passage of {', '.join(others)}{' or ' if others else ''}{last} supports this answer"
-
-
-def _explain(screen: Screen, tried: Routed | None, asked: Asked | None) -> None:
-    """The documents that were tried, or the weights of those that were added up, whether or not that is an answer."""
-    summed = tried.sum if tried else asked
-    if summed:
-        rows = [
-            (one.name, f"{weight:.2f}") for one, weight in zip(summed.documents, summed.weights or [1.0], strict=True)
-        ]
-        screen.table([*rows], ("DOCUMENT", "WEIGHT"), right=[1], flex=0)
-        return
-    candidates: Sequence[Candidate] = tried.candidates if tried else ()
-    if not candidates:
-        screen.paragraph("No document has a word of the question.")
-        return
-    shown = {
-        "DOCUMENT": [one.document for one in candidates],
-        "BY": [one.method for one in candidates],
-        "BM25": [f"{one.retrieval:.1f}" for one in candidates],
-        "WORDS": [f"{100 * one.covered:.0f}%" for one in candidates],
-        "BELIEF": [f"{one.belief:+.1f}" for one in candidates],
-        "SCORE": [f"{100 * one.score:.0f}%" for one in candidates],
-        "ANSWER": ["-" if one.refused else one.answer for one in candidates],
-    }
-    if (columns(sys.stdout) or NARROW) < NARROW:
-        del shown["BM25"], shown["WORDS"]
-    last = len(shown) - 1
-    screen.table(list(zip(*shown.values(), strict=True)), list(shown), right=range(2, last), flex=last)
 
 
 class Stream:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from kmcli.bases import Base
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Generation, Sampling
-from kmcli.engines.server import ServerEngine
 from kmcli.errors import UsageError
 from kmcli.evaluation.methods import build_chat, fit
 from kmcli.library.exams import Exam
@@ -24,9 +22,9 @@ from kmcli.retrieval import Index
 from kmcli.routing import confidence, support
 from kmcli.routing.confidence import Calibration, Closed, Opened, Verdict
 from kmcli.types import Chunk, Document, KnowledgeModule, Passage
-from kmcli.workflows import warm
-from kmcli.workflows.answering import Answering, Member, Weighed, open_weighed
+from kmcli.workflows.answering import Member
 from kmcli.workflows.house import House
+from kmcli.workflows.pair import Pair, open_pair
 
 SAMPLING = Sampling(max_tokens=128, logprobs=1)
 NOT_SAID = "The document does not say."
@@ -65,15 +63,6 @@ class Choice:
     @property
     def doubtful(self) -> bool:
         return self.confidence < confidence.DOUBTFUL
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The base with a Knowledge Module and without. count: tokens of a text, as the base reads them."""
-
-    km: Engine
-    plain: Engine
-    count: Callable[[str], int]
 
 
 def calibration_of(house: House, module: KnowledgeModule) -> Calibration | None:
@@ -219,66 +208,6 @@ def _because(verdict: Verdict, closed: Closed, opened: Opened | None) -> str:
     if opened.refused:
         return "the Knowledge Module answers what the likeliest passage does not say"
     return "the Knowledge Module is likelier right than the base with the likeliest passage"
-
-
-# --- what is opened
-
-
-class Weighted:
-    """One of the engines that a change of weights makes: it changes them whenever it is asked."""
-
-    def __init__(self, weighed: Weighed, weights: Sequence[float]) -> None:
-        self._weighed, self._weights = weighed, weights
-        engine = weighed(weights).engine
-        self.name, self.model, self.revision, self.context = engine.name, engine.model, engine.revision, engine.context
-
-    def count(self, chat: Chat) -> int:
-        return self._weighed(self._weights).engine.count(chat)
-
-    def generate(
-        self, chats: Sequence[Chat], sampling: Sampling, progress: Callable[[int], None] | None = None
-    ) -> list[Generation]:
-        return self._weighed(self._weights).engine.generate(chats, sampling, progress)
-
-    def stream(self, chat: Chat, sampling: Sampling, on_text: Callable[[str], None]) -> Generation:
-        return self._weighed(self._weights).engine.stream(chat, sampling, on_text)
-
-
-class _Cold:
-    """Both engines, opened for the first that is asked for."""
-
-    def __init__(self, house: House, base: Base, member: Member) -> None:
-        self._given = house, base, [member]
-
-    @cached_property
-    def pair(self) -> Pair:
-        weighed = open_weighed(*self._given)
-        opened = weighed([1.0])
-        engine = opened.engine
-        if engine.name == "hf":  # which would load the module anew at every change
-            from kmcli.engines.hf import HfEngine
-
-            assert isinstance(engine, HfEngine)
-            return Pair(engine, HfEngine(engine.loaded, engine.torch_model, adapter=False), opened.count)
-        return Pair(Weighted(weighed, [1.0]), Weighted(weighed, [0.0]), opened.count)
-
-
-def open_pair(house: House, base: Base, member: Member) -> Pair:
-    """The base with a module and without, on one copy: as `answering.open_answering` chooses. A `km serve` answers for
-    both, or for neither."""
-    cold = _Cold(house, base, member)
-    engines: list[ServerEngine] = []
-    for members, own in (([member], "km"), ([], "plain")):
-        found = warm.engine_of(
-            house,
-            base,
-            members,
-            lambda own=own: Answering(getattr(cold.pair, own), cold.pair.count),  # type: ignore[misc]
-        )
-        if found is None:
-            return cold.pair
-        engines.append(found)
-    return Pair(engines[0], engines[1], engines[0].count_text)
 
 
 def open_auto(house: House, document: Document, module: KnowledgeModule, calibration: Calibration, base: Base) -> Auto:

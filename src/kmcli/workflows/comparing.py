@@ -23,9 +23,10 @@ from kmcli.library import names
 from kmcli.retrieval import Index, Searcher
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Method, Question
 from kmcli.workflows import extracting, held_out
-from kmcli.workflows.auto import Auto, AutoEngine, Pair, calibration_of, reader_of, unexamined
+from kmcli.workflows.auto import Auto, AutoEngine, calibration_of, reader_of, unexamined
 from kmcli.workflows.elsewhere import find, measured
 from kmcli.workflows.house import House, counter, untrained
+from kmcli.workflows.pair import Pair
 
 if TYPE_CHECKING:
     from kmcli.retrieval.dense import Dense

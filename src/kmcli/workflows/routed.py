@@ -20,9 +20,10 @@ from kmcli.workflows.answer import Asked
 from kmcli.workflows.answer import ask as ask_those
 from kmcli.workflows.answerer import SAMPLING, confidence_in, index_of, too_long, untrained_note
 from kmcli.workflows.answering import Member, Weighed, open_weighed
-from kmcli.workflows.auto import Auto, Pair, Weighted, calibration_of, reader_of
+from kmcli.workflows.auto import Auto, calibration_of, reader_of
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.pair import Pair, Weighted
 from kmcli.workflows.passages import search
 
 NONE = "no document in the library answers this"
