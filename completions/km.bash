@@ -85,14 +85,14 @@ _km() {
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "train --processes") _km_words 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; return ;;
-    "ask --method") _km_words km rag full bare; return ;;
+    "ask --method") _km_words auto km rag full bare; return ;;
     "ask --weight") :; return ;;
     "ask --extractor") :; return ;;
     "ask --model") :; return ;;
     "ask --device") _km_words auto cpu cuda mps; return ;;
     "ask --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "chat --delete") :; return ;;
-    "chat --method") _km_words km rag full bare; return ;;
+    "chat --method") _km_words auto km rag full bare; return ;;
     "chat --turns") :; return ;;
     "chat --extractor") :; return ;;
     "chat --model") :; return ;;

@@ -135,7 +135,7 @@ complete -c km -n '__fish_seen_subcommand_from train' -s h -l help -d 'Show this
 complete -c km -n '__fish_seen_subcommand_from train' -a '(__km_listed names)'
 
 complete -c km -n __fish_use_subcommand -a ask -d 'Ask documents a question, or the whole library'
-complete -c km -n '__fish_seen_subcommand_from ask' -l method -x -a 'km rag full bare' -d 'Answer by Knowledge Module, retrieval, the full text in the prompt, or the bare base model.'
+complete -c km -n '__fish_seen_subcommand_from ask' -l method -x -a 'auto km rag full bare' -d 'Answer by Knowledge Module, retrieval, the full text in the prompt, the bare base model; or auto, the default after an exam: whichever is likely right, or nobody.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l weight -x -d 'Add the Knowledge Modules up, each times a number, such as 1,1, or as the question says: auto.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l evidence -l no-evidence -d 'Show the passages that bear on it; the default in a terminal.'
 complete -c km -n '__fish_seen_subcommand_from ask' -l each -d 'Ask every document named (NAME, @TAG; none: all trained) the same question.'
@@ -154,7 +154,7 @@ complete -c km -n __fish_use_subcommand -a chat -d 'Talk with documents: questio
 complete -c km -n '__fish_seen_subcommand_from chat' -s c -l continue -d 'Go on with the last conversation, or with the one of a number.'
 complete -c km -n '__fish_seen_subcommand_from chat' -l list -d 'List the conversations.'
 complete -c km -n '__fish_seen_subcommand_from chat' -l delete -x -d 'Delete a conversation.'
-complete -c km -n '__fish_seen_subcommand_from chat' -l method -x -a 'km rag full bare' -d 'Answer by Knowledge Module, retrieval, the full text in the prompt, or the bare base model.'
+complete -c km -n '__fish_seen_subcommand_from chat' -l method -x -a 'auto km rag full bare' -d 'Answer by Knowledge Module, retrieval, the full text in the prompt, the bare base model; or auto, the default after an exam: whichever is likely right, or nobody.'
 complete -c km -n '__fish_seen_subcommand_from chat' -l turns -x -d 'How many earlier turns an answer reads; the default is the base\'s.'
 complete -c km -n '__fish_seen_subcommand_from chat' -l evidence -l no-evidence -d 'Show the passages that bear on it; the default in a terminal.'
 complete -c km -n '__fish_seen_subcommand_from chat' -l extractor -x -d 'Answer with this Knowledge Extractor as well.'

@@ -160,7 +160,7 @@ def test_method(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "Answered by rag. /method takes one of auto, km, rag, full, bare.\n"
     chat_commands.run(talk, "/method auto")
     assert label(talk) == "mill"
-    assert refused(talk, "/method gold") == "there is no method 'gold'. Choose one of km, rag, full, bare."
+    assert refused(talk, "/method gold") == "there is no method 'gold'. Choose one of auto, km, rag, full, bare."
 
 
 def test_turns(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from kmcli.routing.gate import Candidate
 from kmcli.types import Answer
 from kmcli.workflows import answer, routed
 from kmcli.workflows.answer import Asked
+from kmcli.workflows.auto import Choice
 from kmcli.workflows.routed import Routed
 
 CANDIDATES = (
@@ -205,6 +206,50 @@ def test_in_a_terminal_it_is_dim(km: Km, workflows: Workflows, monkeypatch: pyte
     )
 
 
+# --- chosen
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch, workflows: Workflows) -> Workflows:
+    monkeypatch.setattr(answer, "chooses", lambda *given: True)
+    return workflows
+
+
+def test_why_this_answer(km: Km, chosen: Workflows) -> None:
+    choice = Choice("rag", "Ann", 0.41, 0.8, True, 1, 3, "it was read", 40, 8)
+    chosen.asked = Asked(Answer("Ann", "rag", 40, 8, 0.1), (document(),), "hf", 0.9, (), choice=choice)
+    run = km("ask", "report", "Who?", "--explain", "--method", "auto")
+    assert (run.code, run.err) == (0, "")
+    assert run.out.splitlines() == [
+        "Ann",
+        "answered by               the base with a passage",
+        "because                   it was read",
+        "confidence                41%",
+        "the document says         80%",
+        "its passage, by the exam  1 of 3 facts known",
+        "a passage was read        yes",
+    ]
+    assert km("ask", "report", "Who?", "--evidence").err == "  doubtful: 41% sure; it was read\n"
+    data = km("ask", "report", "Who?", "--json").envelope["data"]
+    assert (data["answered"], data["answer"], data["supported"], data["confidence"]) == (True, "Ann", True, 0.41)
+    assert data["choice"] == {
+        "by": "rag", "confidence": 0.41, "answerable": 0.8, "read": True, "known": 1, "asked": 3,
+        "because": "it was read", "doubtful": True,
+    }  # fmt: skip
+
+
+def test_nobody_answers(km: Km, chosen: Workflows) -> None:
+    choice = Choice("", "Not known.", 0.1, 0.8, True, 0, 0, "no answer is likely enough", 40, 8)
+    chosen.asked = Asked(Answer("Not known.", "auto", 40, 8, 0.1), (document(),), "hf", None, (), choice=choice)
+    run = km("ask", "report", "Who?", "--evidence")
+    assert (run.code, run.out) == (3, "Not known.\n")
+    assert run.err == "  10% sure; no answer is likely enough\n"
+    run = km("ask", "report", "Who?", "--json")
+    assert (run.code, run.envelope["errors"]) == (3, [])
+    data = run.envelope["data"]
+    assert (data["answered"], data["answer"], data["choice"]["by"]) == (False, None, None)
+
+
 # --- routed
 
 
@@ -220,7 +265,7 @@ def test_no_document_answers(km: Km, workflows: Workflows) -> None:
     assert data["documents"] == data["evidence"] == []
     assert set(data) == {
         "document", "documents", "question", "answered", "answer", "engine", "extractor", "method", "prompt_tokens",
-        "output_tokens", "seconds", "supported", "confidence", "evidence", "weights", "candidates",
+        "output_tokens", "seconds", "supported", "confidence", "choice", "evidence", "weights", "candidates",
     }  # fmt: skip
 
 

@@ -136,6 +136,7 @@ def test_ask_streams_to_stdout_and_keeps_notes_off_it(km: Km, monkeypatch: pytes
         "seconds": 0.25,
         "supported": True,
         "confidence": 0.9,
+        "choice": None,
         "evidence": [
             {"document": "report", "text": "It was founded in 2024 in Oslo.", "score": 3.2, "page": 4},
         ],

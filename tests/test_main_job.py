@@ -39,8 +39,10 @@ def test_the_main_job(km: Km, km_home: Path) -> None:
     check_folder(Path(shown["module"]["path"]), km_home)
     assert is_sound(km)
 
-    run = km("ask", "harbour", "Who founded Grondal Works?", "--json")
+    run = km("ask", "harbour", "Who founded Grondal Works?", "--json", "--method", "km")
     assert (run.code, run.envelope["data"]["method"]) == (0, "km")
+    chosen = km("ask", "harbour", "Who founded Grondal Works?", "--json").envelope["data"]["choice"]
+    assert chosen["read"], "six steps have not taught it"
 
 
 def check_folder(folder: Path, km_home: Path) -> None:
@@ -50,6 +52,8 @@ def check_folder(folder: Path, km_home: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "card.md",
+        "confidence.json",
+        "conflicts.json",
         "exam.jsonl",
         "metrics.json",
         "recipe.json",

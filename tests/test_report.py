@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.comparison import Comparison, Costs, Forgetting, Way
+from kmcli.library.exams import Exam, Graded, Head, Passage
 from kmcli.report import POLICY, page
 from kmcli.report.answers import mark, shown_rows
 from kmcli.report.html import Html, el, join, text
@@ -100,6 +102,28 @@ def test_the_page_is_whole_and_fetches_nothing() -> None:
     assert "@import" not in source
     ids = [given["id"] for _, given in reader.elements if "id" in given]
     assert len(ids) == len(set(ids)) == 4
+
+
+def test_what_the_module_knows_is_a_strip_by_page() -> None:
+    def passage(page: int, known: int, unknown: int) -> Passage:
+        marks = [Graded("?", f"{n}", "", n < known, 0.0, 0.5, 1) for n in range(known + unknown)]
+        return Passage("0" * 64, 0, (page, page), tuple(marks))
+
+    passages = (passage(1, 2, 0), passage(1, 1, 2), passage(2, 0, 1), passage(4, 0, 0))
+    comparison = replace(example(), exam=Exam(Head(3, 6, 6, 1.0, 60.0), passages))
+    reader = read(comparison)
+    cells = [(one["class"], one["title"]) for one in reader.of("i", "cell") if "title" in one]
+    assert cells == [
+        ("cell all", "passage 1: 2 of 2 facts known"),
+        ("cell some", "passage 2: 1 of 3 facts known"),
+        ("cell none", "passage 3: 0 of 1 fact known"),
+        ("cell unasked", "passage 4: not asked about"),
+    ]
+    assert "What the Knowledge Module knows50% of 6 facts known, by 6 questions" in reader.said
+    assert "page 1page 2page 4" in reader.said
+    assert "What the Knowledge Module knows" not in read(example()).said
+    nothing = replace(example(), exam=Exam(Head(0, 0, 0, 1.0, 60.0), ()))
+    assert "There was nothing that the exam could ask." in read(nothing).said
 
 
 def test_headline_table_and_costs() -> None:

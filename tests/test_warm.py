@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli_cases import Km, environment
-from kmcli import bases
+from kmcli import bases, config
 from kmcli.engines import Sampling
 from kmcli.engines.server import LOST, Server, proof
 from kmcli.errors import KmError
@@ -24,6 +25,7 @@ from kmcli.types import silent
 from kmcli.workflows import warm
 from kmcli.workflows.answering import Member, open_answering
 from kmcli.workflows.house import open_house
+from kmcli.workflows.pair import open_pair
 from serving_cases import QUESTIONS, teach
 from workflow_cases import km, start
 
@@ -79,6 +81,27 @@ def test_a_server_answers_as_ask_itself_does(km: Km, km_home: Path, running: sub
     running.communicate(timeout=60)
     assert notes(km_home) == []
     assert asked(km)["engine"] == "llamacpp"
+
+
+def test_how_sure_an_answer_is(km: Km, km_home: Path, running: subprocess.Popen[str]) -> None:
+    told = []
+    with open_house({}, silent) as house:
+        document = house.library.find("notes")
+        module = house.library.module(document)
+        assert module is not None
+        base = house.base_of(document, module)
+        pair = open_pair(house, base, Member(document, module))
+        assert (pair.km.name, pair.plain.name) == ("server", "server")
+        cold = open_pair(
+            replace(house, settings=config.resolve({"engine": "llamacpp"})), base, Member(document, module)
+        )
+        for engine in (pair.km, cold.km, pair.plain, cold.plain):
+            (made,) = engine.generate([[("user", QUESTIONS[2])]], Sampling(logprobs=1))
+            assert made.logprobs is not None
+            told.append((made.text, made.tokens, [one.logprob for one in made.logprobs]))
+    assert told[0] == (told[1][0], told[1][1], pytest.approx(told[1][2], abs=1e-3))
+    assert told[2] == (told[3][0], told[3][1], pytest.approx(told[3][2], abs=1e-3))
+    assert told[0][0] != told[2][0], "one has the module on"
 
 
 def test_a_server_that_was_killed(km: Km, km_home: Path, running: subprocess.Popen[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["fresh", "stale", "untrained", "interrupted"]
-Method = Literal["bare", "km", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "full-l2", "gold"]
+Method = Literal["bare", "km", "auto", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "full-l2", "gold"]
 TaskName = Literal[
     "qa",
     "summary",

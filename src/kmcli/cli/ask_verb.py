@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kmcli.cli import choice as choices
 from kmcli.cli import render
 from kmcli.cli.app import Device, Model, UseExtractor, opened, verb
 from kmcli.cli.progress import Reporter
@@ -16,17 +17,14 @@ from kmcli.cli.screen import Screen, columns, is_terminal
 from kmcli.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from kmcli.routing.gate import Candidate
     from kmcli.types import Passage
     from kmcli.workflows.answer import Asked
     from kmcli.workflows.house import House
     from kmcli.workflows.routed import Routed
 
-Method = Literal["km", "rag", "full", "bare"]
+Method = Literal["auto", "km", "rag", "full", "bare"]
 AUTO: Literal["auto"] = "auto"
 """The --weight by which the question decides."""
-NARROW = 60
-"""Columns of a terminal below which --explain leaves out what only counts words."""
 SHOWN = 4
 """Names in one sentence at most."""
 PASSAGE_COLUMNS = 300
@@ -54,7 +52,8 @@ def ask(
         Method | None,
         typer.Option(
             "--method",
-            help="Answer by Knowledge Module, retrieval, the full text in the prompt, or the bare base model.",
+            help="Answer by Knowledge Module, retrieval, the full text in the prompt, the bare base model; or auto, the "
+            "default after an exam: whichever is likely right, or nobody.",
         ),
     ] = None,
     weight: Annotated[
@@ -98,7 +97,7 @@ def ask(
     from kmcli.workflows import answer, routed
 
     weights = _weights(weight or [])
-    if weights == AUTO and method not in (None, "km"):
+    if weights == AUTO and method not in (None, "auto", "km"):
         raise UsageError("--weight is for Knowledge Modules.", f"Leave it out: --method {method} uses none.")
     with opened(screen, model=model, device=device, engine=engine, extractor=extractor) as house:
         named, question = _understood(screen, house, [*(names or []), *([] if question is None else [question])])
@@ -109,8 +108,11 @@ def ask(
             tried = routed.ask_together(house, question, stream, named)
             asked = tried.asked
         elif len(named) == 1 or (named and (weights or method in ("rag", "full", "bare"))):
-            if explain and not weights:
-                raise UsageError("--explain is for questions that look for their document.", "Leave it out.")
+            if explain and not weights and not answer.chooses(house, named, method):
+                raise UsageError(
+                    "--explain is for questions that look for their document.",
+                    "Leave it out.",
+                )
             asked = answer.ask(house, named, question, method, stream, weights)
         else:
             if weights:
@@ -118,26 +120,30 @@ def ask(
             tried = routed.ask(house, question, method, stream, named)
             asked = tried.asked
     stream.end(asked.answer.text if asked else routed.NONE)
+    unanswered = asked is None or bool(asked.choice and not asked.choice.answered)
     shows = bool(evidence) or (evidence is None and is_terminal(sys.stderr) and not screen.quiet)
     if asked:
         _tell(screen, asked, tried is not None, shows)
-    else:
+    if unanswered:
         screen.exit_code = NotFoundError.exit_code
-    if explain:
-        _explain(screen, tried, asked)
+    if explain and asked and asked.choice and tried is None:
+        choices.show(screen, asked.choice)
+    elif explain:
+        choices.explain(screen, tried, asked)
     return _data(question, asked, tried, extractor)
 
 
 def _data(question: str, asked: Asked | None, tried: Routed | None, extractor: str | None) -> dict[str, Any]:
     """What --json prints. Every key is always there."""
     told = render.as_data(asked.answer) if asked else {}
+    choice = asked.choice if asked else None
     documents = [document.name for document in asked.documents] if asked else []
     return {
         "document": documents[0] if len(documents) == 1 else None,
         "documents": documents,
         "question": question,
-        "answered": asked is not None,
-        "answer": told.get("text"),
+        "answered": asked is not None and (choice is None or choice.answered),
+        "answer": told.get("text") if choice is None or choice.answered else None,
         "engine": asked.engine if asked else None,
         "extractor": extractor,
         "method": told.get("method"),
@@ -145,7 +151,8 @@ def _data(question: str, asked: Asked | None, tried: Routed | None, extractor: s
         "output_tokens": told.get("output_tokens"),
         "seconds": told.get("seconds"),
         "supported": asked.supported if asked else None,
-        "confidence": asked.confidence if asked else None,
+        "confidence": choice.confidence if choice else asked.confidence if asked else None,
+        "choice": choices.as_data(choice),
         "evidence": told.get("evidence", []),
         "weights": list(asked.weights) if asked and asked.weights else None,
         "candidates": render.as_data(tried.candidates) if tried and not tried.sum else None,
@@ -163,6 +170,8 @@ def _tell(screen: Screen, asked: Asked, routed: bool, shows: bool) -> None:
             screen.remark(render.wrapped(cited(passage), width, indent=2), dim=True)
         if asked.supported is False:
             screen.remark(render.wrapped(unsupported(names), width, indent=2), dim=True)
+        if asked.choice:
+            screen.remark(render.wrapped(choices.surely(asked.choice), width, indent=2), dim=True)
     for note in asked.notes:
         screen.note(note)
 
@@ -173,34 +182,6 @@ def unsupported(names: Sequence[str]) -> str:
         return f"no passage of these {len(names)} documents supports this answer"
     *others, last = map(render.one_line, names)
     return f"no passage of {', '.join(others)}{' or ' if others else ''}{last} supports this answer"
-
-
-def _explain(screen: Screen, tried: Routed | None, asked: Asked | None) -> None:
-    """The documents that were tried, or the weights of those that were added up, whether or not that is an answer."""
-    summed = tried.sum if tried else asked
-    if summed:
-        rows = [
-            (one.name, f"{weight:.2f}") for one, weight in zip(summed.documents, summed.weights or [1.0], strict=True)
-        ]
-        screen.table([*rows], ("DOCUMENT", "WEIGHT"), right=[1], flex=0)
-        return
-    candidates: Sequence[Candidate] = tried.candidates if tried else ()
-    if not candidates:
-        screen.paragraph("No document has a word of the question.")
-        return
-    shown = {
-        "DOCUMENT": [one.document for one in candidates],
-        "BY": [one.method for one in candidates],
-        "BM25": [f"{one.retrieval:.1f}" for one in candidates],
-        "WORDS": [f"{100 * one.covered:.0f}%" for one in candidates],
-        "BELIEF": [f"{one.belief:+.1f}" for one in candidates],
-        "SCORE": [f"{100 * one.score:.0f}%" for one in candidates],
-        "ANSWER": ["-" if one.refused else one.answer for one in candidates],
-    }
-    if (columns(sys.stdout) or NARROW) < NARROW:
-        del shown["BM25"], shown["WORDS"]
-    last = len(shown) - 1
-    screen.table(list(zip(*shown.values(), strict=True)), list(shown), right=range(2, last), flex=last)
 
 
 class Stream:

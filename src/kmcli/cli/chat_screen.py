@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kmcli.cli import chat_commands, render
+from kmcli.cli import chat_commands, choice, render
 from kmcli.cli.ask_verb import Stream, cited, unsupported
 from kmcli.cli.chat_commands import Left, Talk
 from kmcli.cli.failures import batch_exit_code
@@ -102,7 +102,8 @@ def as_data(replied: Replied) -> dict[str, Any]:
         "answer": answer.pop("text"),
         "engine": replied.engine,
         "supported": replied.supported,
-        "confidence": replied.confidence,
+        "confidence": replied.choice.confidence if replied.choice else replied.confidence,
+        "choice": choice.as_data(replied.choice),
         **answer,
     }
 
@@ -117,7 +118,7 @@ def label(talk: Talk) -> str:
         answerer = talk.chat.opened()
     except KmError:  # said when something is asked
         answerer = None
-    how = "" if answerer is None or answerer.method == "km" else f" ({answerer.method})"
+    how = "" if answerer is None or answerer.method in ("auto", "km") else f" ({answerer.method})"
     return f"{render.shorten(documents[0].name, LABEL_COLUMNS)}{more}{how}"
 
 
@@ -143,6 +144,8 @@ def _show_behind(talk: Talk, replied: Replied, evidence: bool) -> None:
     if evidence and replied.supported is False:
         said = unsupported(list(replied.turn.documents.values()))
         talk.screen.remark(render.wrapped(said, columns(sys.stderr), indent=2), dim=True)
+    if evidence and replied.choice:
+        talk.screen.remark(render.wrapped(choice.surely(replied.choice), columns(sys.stderr), indent=2), dim=True)
     for note in replied.notes:
         talk.screen.note(note)
 

@@ -49,7 +49,8 @@ def chat(
         Method | None,
         typer.Option(
             "--method",
-            help="Answer by Knowledge Module, retrieval, the full text in the prompt, or the bare base model.",
+            help="Answer by Knowledge Module, retrieval, the full text in the prompt, the bare base model; or auto, the "
+            "default after an exam: whichever is likely right, or nobody.",
         ),
     ] = None,
     turns: Annotated[

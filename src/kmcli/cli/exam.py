@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kmcli.cli import render
@@ -69,6 +69,8 @@ def show_exam(screen: Screen, shown: Shown) -> object:
         )
     screen.write(document.name, bold=True)
     screen.write(f"  {sentence(exam.head)}")
+    if told := _calibrated(shown.confidence):
+        screen.write(render.wrapped(told, columns(sys.stdout), 2))
     screen.write("")
     for line in drawn(exam.passages, columns(sys.stdout), sys.stdout.encoding):
         screen.write(line)
@@ -78,12 +80,46 @@ def show_exam(screen: Screen, shown: Shown) -> object:
         screen.write("Least known", bold=True)
     for number, passage in found:
         _show_passage(screen, number, passage)
+    _show_conflicts(screen, shown.conflicts)
     head = {**render.as_data(exam.head), "share": exam.head.share}
-    return {"name": document.name, "module": module.id, "head": head, "passages": render.as_data(exam.passages)}
+    return {
+        "name": document.name,
+        "module": module.id,
+        "head": head,
+        "passages": render.as_data(exam.passages),
+        "conflicts": list(shown.conflicts),
+        "confidence": shown.confidence,
+    }
+
+
+def _calibrated(confidence: Mapping[str, Any] | None) -> str:
+    """How far `--method auto` can be trusted."""
+    if not confidence or confidence["error"] is None:
+        return ""
+    with_answer = render.count(confidence["questions"], "question")
+    return (
+        f"how sure it is of an answer is off by {100 * confidence['error']:.0f} points on average, by {with_answer} with an "
+        f"answer and {confidence['strangers']:,} without"
+    )
+
+
+def _show_conflicts(screen: Screen, conflicts: Sequence[Mapping[str, Any]]) -> None:
+    """Questions that passages answer in different ways."""
+    if not conflicts:
+        return
+    screen.write("")
+    screen.write("Said in two ways", bold=True)
+    for one in conflicts:
+        said = [f"{two['answer']} ({_place(two['passage'], two['page'])})" for two in one["sayings"]]
+        screen.write(render.wrapped(f"{one['question']} {'; '.join(said)}", columns(sys.stdout), 2))
+
+
+def _place(number: int, page: int | None) -> str:
+    return f"passage {number}" + (f", page {page}" if page else "")
 
 
 def _show_passage(screen: Screen, number: int, passage: Passage) -> None:
-    where = f"passage {number}" + (f", page {passage.pages[0]}" if passage.pages else "")
+    where = _place(number, passage.pages[0] if passage.pages else None)
     screen.write(f"  {where}: {passage.known} of {render.count(len(passage.facts), 'fact')} known")
     width = columns(sys.stdout)
     for fact in [fact for fact in passage.facts if not fact.known][:MISSED]:

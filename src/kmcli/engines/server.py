@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from kmcli.engines import Chat, Engine, Generation, Sampling
+from kmcli.engines import Chat, Engine, Generation, Sampling, TokenLogprobs
 from kmcli.errors import KmError
 
 HELLO_SECONDS = 1.0
@@ -151,11 +151,14 @@ class Server:
             "stream_options": {"include_usage": True},
             "km_as_is": True,
         }
+        if sampling.logprobs:
+            body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
         self._post("/v1/chat/completions", body)
         response = self._connection.getresponse()
         if response.status != 200:
             raise ValueError
         text, finish, usage = "", "", None
+        scores: list[TokenLogprobs] = []
         for line in response:
             if not line.startswith(b"data: {"):
                 continue
@@ -163,13 +166,15 @@ class Server:
             usage = data.get("usage") or usage
             for choice in data["choices"]:
                 finish = choice["finish_reason"] or finish
+                scores += map(_scored, (choice.get("logprobs") or {}).get("content") or ())
                 if piece := choice["delta"].get("content"):
                     text += piece
                     yield piece
         if not finish or usage is None:
             raise ValueError
         self._done()
-        return Generation(text, usage["prompt_tokens"], usage["completion_tokens"], finish == "stop")
+        told = tuple(scores) if sampling.logprobs else None
+        return Generation(text, usage["prompt_tokens"], usage["completion_tokens"], finish == "stop", told)
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
         if self._under_way or time.monotonic() > self._used + IDLE_SECONDS:
@@ -194,6 +199,11 @@ class Server:
 def proof(token: str, nonce: str) -> str:
     """That one knows the token, without showing it."""
     return hmac.new(token.encode(), nonce.encode(), "sha256").hexdigest()
+
+
+def _scored(one: dict[str, Any]) -> TokenLogprobs:
+    top = tuple((str(other["token"]), float(other["logprob"])) for other in one.get("top_logprobs") or ())
+    return TokenLogprobs(str(one["token"]), float(one["logprob"]), top)
 
 
 def _messages(chat: Chat) -> list[dict[str, str]]:

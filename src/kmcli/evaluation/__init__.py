@@ -4,6 +4,8 @@
 |-------------|----------------------------------------------------------|--------------------------------------------|
 | `bare`      | the question alone: what the base knows by itself        | nothing                                    |
 | `km`        | the question alone                                       | the document's Knowledge Module            |
+| `auto`      | the question alone, and where the Knowledge Module is    | the Knowledge Module, then nothing         |
+|             | likely wrong under one passage that retrieval finds      |                                            |
 | `rag`       | the question under the passages that retrieval finds     | nothing                                    |
 | `km+rag`    | the same passages                                        | the Knowledge Module                       |
 | `rag+ke`    | the same passages                                        | the Knowledge Extractor                    |
@@ -51,6 +53,7 @@ class How:
 METHODS: dict[Method, How] = {
     "bare": How("nothing", "the bare base"),
     "km": How("nothing", "the KM", km=True),
+    "auto": How("nothing", "the KM and RAG by turns", km=True),
     "rag": How("passages", "RAG"),
     "km+rag": How("passages", "KM and RAG together", km=True),
     "rag+ke": How("passages", "RAG with the extractor", ke=True),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kmcli.library.exams import Exam
 from kmcli.types import Answer, Method, Question, Score
 
 Measure = Literal["exact_match", "f1"]
@@ -135,7 +136,7 @@ class Comparison:
     measure: what verdict, kinds and p-values go by: exact match, or F1 where no row got anything exactly right.
     reference: the key of the row that the gap is measured to, "gold", or "full" where gold could not be asked. gap_closed
     (by exact match) and gap_closed_f1: 0 is the bare base, 1 the reference; None where a row is missing or the reference
-    is not the better one. forgetting, judge: where that was asked for.
+    is not the better one. forgetting, judge: where that was asked for. exam: of the document's module, where there was one.
     """
 
     document: str
@@ -151,3 +152,4 @@ class Comparison:
     verdict: str
     forgetting: Forgetting | None = None
     judge: Judge | None = None
+    exam: Exam | None = None

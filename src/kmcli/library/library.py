@@ -15,6 +15,7 @@ from typing import Any
 
 from kmcli.errors import KmError, ResourceError
 from kmcli.library import contents, files, modules, names
+from kmcli.library.beside import Beside
 from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
 from kmcli.library.contents import Added
@@ -42,6 +43,7 @@ class Library(Material):
         self.conversations = Conversations(layout.conversations, self._locks)
         self.extractors = Extractors(layout, database, self._locks)
         self.exams = Exams(layout)
+        self.beside = Beside(layout)
 
     @classmethod
     def open(cls, home: Path) -> Library:

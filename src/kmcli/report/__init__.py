@@ -1,8 +1,8 @@
 """A comparison as one page to open in a browser and to send to others.
 
 Everything is in the file: no script, nothing that is fetched. Its parts, from the top: the headline (`page`), `table`,
-`plot`, `answers`. Whatever comes from a document, a model or a person is text to `html`, which escapes it; besides, the
-page's own policy forbids scripts and requests.
+`plot`, `exam`, `answers`. Whatever comes from a document, a model or a person is text to `html`, which escapes it; besides,
+the page's own policy forbids scripts and requests.
 
 To add a part: a function that makes Html of a Comparison, and a section in `page`.
 """
@@ -16,6 +16,7 @@ from importlib import resources
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.comparison import Comparison, Costs, Forgetting, Row
 from kmcli.report.answers import answers, failures
+from kmcli.report.exam import strip
 from kmcli.report.html import Html, Part, el, join
 from kmcli.report.numbers import count, percent, plural, points, probability, seconds, size, span
 from kmcli.report.plot import marker, measured, plot, series
@@ -39,6 +40,7 @@ def page(
         _section("Accuracy against tokens read", _drawing(comparison)),
         _section("What it costs", _costs(comparison)) if comparison.costs else None,
         _section("Elsewhere", _elsewhere(comparison.forgetting)) if comparison.forgetting else None,
+        _section("What the Knowledge Module knows", strip(comparison.exam)) if comparison.exam else None,
         _section("By kind of question", kinds(comparison)),
         _section("Where it goes wrong", failures(comparison)),
         _section("Answers side by side", answers(comparison)) if comparison.answers else None,

@@ -17,9 +17,9 @@ from kmcli.report.html import Html, el, join
 from kmcli.report.numbers import count, interval, percent
 from kmcli.types import Score
 
-COLOURS = 10
-"""s0 to s9 in style.css."""
-_SHAPES = ("circle", "square", "triangle", "diamond", "drop", "cross", "hexagon", "slab", "saltire", "star")
+COLOURS = 11
+"""s0 to s10 in style.css."""
+_SHAPES = ("circle", "square", "triangle", "diamond", "drop", "cross", "hexagon", "slab", "saltire", "star", "post")
 _DASHES = {"dense": "7 4", "hybrid": "2 4"}
 _CHARACTER = 0.6
 """Width of one, in sizes of the letters."""
@@ -271,13 +271,9 @@ def _shape(kind: str, x: float, y: float, size: float) -> str:
         corners += [(-a, -b) for a, b in corners]
         if kind == "saltire":
             corners = [((a - b) * 0.75, (a + b) * 0.75) for a, b in corners]
-    elif kind == "slab":
-        corners = [
-            (size * 1.2, size * 0.6),
-            (size * 1.2, -size * 0.6),
-            (-size * 1.2, -size * 0.6),
-            (-size * 1.2, size * 0.6),
-        ]
+    elif kind in ("slab", "post"):
+        wide, high = (1.2 * size, 0.6 * size) if kind == "slab" else (0.6 * size, 1.2 * size)
+        corners = [(wide, high), (wide, -high), (-wide, -high), (-wide, high)]
     elif kind == "star":
         angles = [math.radians(36 * point - 90) for point in range(10)]
         lengths = [size * (1.4 if point % 2 == 0 else 0.62) for point in range(10)]

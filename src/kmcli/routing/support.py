@@ -19,6 +19,11 @@ _CONSTANT = -16.4
 _STANDS, _NEAR, _NAMED = 7.1, 3.2, 8.7
 
 _IN_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)")
+_GOES_ON = re.compile(
+    r"\s*(?:(?:[Ii]t|[Hh]e|[Ss]he|[Tt]hey|[Ii]ts|[Hh]is|[Hh]er|[Tt]heir|[Tt]his|[Tt]hese|[Tt]hose)\b"
+    r"|[Tt]he (?:[a-z]\w* ){1,2}[a-z]|[Tt]he [a-z]\w*[.!?]?$)"
+)
+"""How a sentence begins that speaks of what another names: with a pronoun, or "the ship was"."""
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 
 
@@ -33,32 +38,35 @@ def confidence(question: str, answer: str, evidence: Sequence[Passage]) -> float
     return 1 / (1 + math.exp(-(_CONSTANT + _STANDS * stands + _NEAR * near + _NAMED * named)))
 
 
-def features(question: str, answer: str, evidence: Sequence[Passage]) -> tuple[float, float, float]:
+def features(question: str, answer: str, evidence: Sequence[Passage], back: bool = False) -> tuple[float, float, float]:
     """stands: share of the answer's words in the sentence that has most of them. near: share of the question's words that
     are in that sentence, or the one before it. named: the same of the names and numbers among them; of all of
-    them where there is none."""
-    said = _words(answer)
-    asked = [word for word in _words(question) if word not in said]  # those say nothing of it
-    names = [word for word in _names(question) if word in asked]
+    them where there is none; with `back` in that sentence and, where it goes on about something ("It ..."), in those before
+    it up to the one that names it."""
+    said = words(answer)
+    asked = [word for word in words(question) if word not in said]  # those say nothing of it
+    called = [word for word in names(question) if word in asked]
     best = (0.0, 0.0, 0.0)
     for passage in evidence:
         before: list[str] = []
+        subject: list[str] = []
         for sentence in _SENTENCE.split(passage.text):
-            here = _words(sentence)
-            near = _share(asked, before + here, exact=False)
-            named = _share(names, before + here, exact=True) if names else near
-            best = max(best, (_share(said, here, exact=True), near, named))
+            here = words(sentence)
+            near = share(asked, before + here, exact=False)
+            subject = subject + here if _GOES_ON.match(sentence) else here
+            named = share(called, subject if back else before + here, exact=True) if called else near
+            best = max(best, (share(said, here, exact=True), near, named))
             before = here
     return best
 
 
-def _names(question: str) -> list[str]:
+def names(question: str) -> list[str]:
     """Words that begin with a capital or a digit, but the first, which always does."""
-    words = re.findall(r"\w+", _IN_NUMBER.sub("", question))[1:]
-    return [word.lower() for word in words if word[0].isupper() or word[0].isdigit()]
+    found = re.findall(r"\w+", _IN_NUMBER.sub("", question))[1:]
+    return [word.lower() for word in found if word[0].isupper() or word[0].isdigit()]
 
 
-def _share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
+def share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
     """How many of the wanted words are among the others, as a share; 0 where none is wanted."""
     if not wanted:
         return 0.0
@@ -72,7 +80,7 @@ def _alike(one: str, other: str) -> bool:
     return shared >= 4 and shared >= 0.7 * min(len(one), len(other)) and one.isalpha() and other.isalpha()
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
     """What carries the meaning: each word once; numbers whole, whatever separates their digits."""
     found = re.findall(r"\w+", _IN_NUMBER.sub("", text.lower()))
     return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))

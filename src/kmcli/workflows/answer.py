@@ -9,6 +9,7 @@ from kmcli.errors import UsageError
 from kmcli.routing import support
 from kmcli.types import Answer, Document
 from kmcli.workflows.answerer import confidence_in, open_answerer
+from kmcli.workflows.auto import Choice, calibration_of
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import find_all
 
@@ -19,7 +20,7 @@ class Asked:
 
     confidence: how likely the evidence bears the answer out, from 0 to 1; None where nobody looked. notes: what to know
     about the answer, such as that it was found by retrieval for want of a Knowledge Module. weights: of the documents'
-    modules, where several answered as one.
+    modules, where several answered as one. choice: who was to answer, where the question decided.
     """
 
     answer: Answer
@@ -28,6 +29,7 @@ class Asked:
     confidence: float | None
     notes: tuple[str, ...]
     weights: tuple[float, ...] = ()
+    choice: Choice | None = None
 
     @property
     def supported(self) -> bool | None:
@@ -56,4 +58,13 @@ def ask(
     answer, notes = answerer.answer(question, on_text)
     confidence = confidence_in(answerer.base, question, answer) if answerer.method != "bare" else None
     engine = answerer.answering.engine.name
-    return Asked(answer, documents, engine, confidence, answerer.notes + notes, answerer.weights)
+    return Asked(answer, documents, engine, confidence, answerer.notes + notes, answerer.weights, answerer.choice)
+
+
+def chooses(house: House, names: Sequence[str], method: str | None) -> bool:
+    """Whether each question to these documents decides who answers it: see open_answerer."""
+    documents = find_all(house.library, names)
+    if method not in (None, "auto") or len(documents) != 1 or house.extractor:
+        return False
+    module = house.library.module(documents[0])
+    return module is not None and calibration_of(house, module) is not None

@@ -15,15 +15,17 @@ from kmcli.errors import KmError, UsageError
 from kmcli.evaluation.methods import build_chat, fit
 from kmcli.retrieval import Index
 from kmcli.routing import support
+from kmcli.routing.confidence import Calibration
 from kmcli.routing.gate import NAMED
 from kmcli.types import Answer, Document, Extractor, KnowledgeModule, Method, Passage
 from kmcli.workflows import extracting
 from kmcli.workflows.answering import Answering, Member, Weighed, open_answering, open_weighed
+from kmcli.workflows.auto import Auto, Choice, calibration_of, open_auto
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.passages import shares
 
 SAMPLING = Sampling(max_tokens=128)
-ASKABLE: tuple[Method, ...] = ("km", "rag", "full", "bare")
+ASKABLE: tuple[Method, ...] = ("auto", "km", "rag", "full", "bare")
 PRONOUNS = frozenset(("it", "its", "he", "him", "his", "she", "her", "hers", "they", "them", "their", "theirs"))
 """What stands for something that was named before."""
 
@@ -46,6 +48,10 @@ class Answerer:
     passages: int
     weights: tuple[float, ...] = ()
     weighed: Weighed | None = None
+    auto: Auto | None = None
+    """What chooses who answers, where that is the method."""
+    choice: Choice | None = None
+    """How it answered the last question."""
     _weighed_by: str = ""
     """The question."""
     _index: Index | None = None
@@ -59,6 +65,8 @@ class Answerer:
         best, looked up afterwards. history: as many of the latest turns are read as the base's context has room for. What
         on_text raises stops the answer and nothing else. Raises KmError where the question or the text does not fit.
         """
+        if self.auto:
+            return self._choose(self.auto, question, on_text, history), ()
         if self.weighed:
             self._weigh(question, self.weighed)
         engine, notes = self.answering.engine, []
@@ -84,6 +92,19 @@ class Answerer:
         if self.method in ("km", "full") and not self.base.prompts.refuses(made.text):
             evidence = tuple(self._search(f"{question} {made.text}", 1))
         return Answer(made.text, self.method, made.prompt_tokens, made.tokens, seconds, evidence), tuple(notes)
+
+    def _choose(self, auto: Auto, question: str, on_text: Callable[[str], None], history: History) -> Answer:
+        """Nothing can be handed over before it is known who answers."""
+        if fit("km", auto.pair.km, question, self.base.prompts, SAMPLING) is None:
+            raise too_long(self.documents, self.base, "km")
+        began = time.perf_counter()
+        about = history[-1][0] if history else ""
+        (choice,) = auto.ask([question], about, lambda asked, chat: self._after(history, asked, chat, ""))
+        seconds = time.perf_counter() - began
+        on_text(choice.text)
+        self.choice = choice
+        by: Method = choice.by or "auto"
+        return Answer(choice.text, by, choice.prompt_tokens, choice.output_tokens, seconds, choice.evidence)
 
     def _weigh(self, question: str, weighed: Weighed) -> None:
         """The last question's weights stay where this one goes on about the same: no document has a word of it, or it says
@@ -143,7 +164,7 @@ def too_long(documents: Sequence[Document], base: Base, method: Method) -> KmErr
 
 def confidence_in(base: Base, question: str, answer: Answer) -> float | None:
     """How likely an answer's evidence bears it out; None for an empty answer, and for one that says it is not known."""
-    if not answer.text or base.prompts.refuses(answer.text):
+    if not answer.text or answer.method == "auto" or base.prompts.refuses(answer.text):
         return None
     return support.confidence(question, answer.text, answer.evidence)
 
@@ -151,7 +172,8 @@ def confidence_in(base: Base, question: str, answer: Answer) -> float | None:
 def open_answerer(
     house: House, documents: Sequence[Document], method: str | None, weights: Sequence[float] = ()
 ) -> Answerer:
-    """Open what answers from these documents. method None: their Knowledge Modules, or retrieval where one has none yet.
+    """Open what answers from these documents. method None, and `auto`: of one document whose Knowledge Module was examined
+    each question decides who answers; else their modules, or retrieval where one has none yet.
 
     Where an extractor was asked for, its way of answering is the method.
 
@@ -164,6 +186,12 @@ def open_answerer(
     modules = {document: house.library.module(document) for document in documents}
     missing = [document for document, module in modules.items() if module is None]
     chosen: Method = check_method(method) or ("km" if weights or not missing else "rag")
+    if method in (None, "auto") and not weights and not house.extractor and len(modules) == 1:
+        ((document, module),) = modules.items()
+        if module and (calibration := calibration_of(house, module)):
+            return _choosing(house, document, module, calibration)
+    if chosen == "auto":
+        chosen, method = "km" if not missing else "rag", None
     _check_weights(weights, documents, chosen)
     if extractor := extracting.chosen(house):
         return _extracted(house, modules, method, extractor)
@@ -188,6 +216,13 @@ def open_answerer(
         return Answerer(house, tuple(documents), base, answering, "km", (), base.passages, tuple(weights))
     weighed = open_weighed(house, base, members)
     return Answerer(house, tuple(documents), base, weighed(known), "km", (), base.passages, known, weighed)
+
+
+def _choosing(house: House, document: Document, module: KnowledgeModule, calibration: Calibration) -> Answerer:
+    base = house.base_of(document, module)
+    auto = open_auto(house, document, module, calibration, base)
+    answering = Answering(auto.pair.km, auto.pair.count)
+    return Answerer(house, (document,), base, answering, "auto", (), base.passages, auto=auto)
 
 
 def _extracted(

@@ -15,18 +15,21 @@ from kmcli.routing import support
 from kmcli.types import Answer, Document, Event
 from kmcli.workflows import extracting
 from kmcli.workflows.answerer import Answerer, History, check_method, confidence_in, open_answerer
+from kmcli.workflows.auto import Choice
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import find_all
 
 
 @dataclass(frozen=True, slots=True)
 class Replied:
-    """A turn, what ran the base, what to know about the answer, and how likely the evidence bears it out (as in Asked)."""
+    """A turn, what ran the base, what to know about the answer, how likely the evidence bears it out, and who was to answer
+    (as in Asked)."""
 
     turn: Turn
     engine: str
     notes: tuple[str, ...]
     confidence: float | None
+    choice: Choice | None = None
 
     @property
     def supported(self) -> bool | None:
@@ -187,7 +190,8 @@ class Chat:
         self.turns.append(turn)
         looked = not stopped and answerer.method != "bare"
         confidence = confidence_in(answerer.base, question, answer) if looked else None
-        return Replied(turn, answerer.answering.engine.name, notes + self._keep(turn), confidence)
+        choice = None if stopped else answerer.choice
+        return Replied(turn, answerer.answering.engine.name, notes + self._keep(turn), confidence, choice)
 
     def _open(self, documents: tuple[Document, ...], method: str | None) -> None:
         self._answerer = None  # its memory first; where opening fails, it is opened again for the next question

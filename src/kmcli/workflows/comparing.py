@@ -23,9 +23,11 @@ from kmcli.library import names
 from kmcli.retrieval import Index, Searcher
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Method, Question
 from kmcli.workflows import extracting, held_out
+from kmcli.workflows.auto import Auto, AutoEngine, calibration_of, reader_of, unexamined
 from kmcli.workflows.elsewhere import find, measured
 from kmcli.workflows.house import House, counter, untrained
 from kmcli.workflows.naming import find_one
+from kmcli.workflows.pair import Pair
 
 if TYPE_CHECKING:
     from kmcli.retrieval.dense import Dense
@@ -34,7 +36,7 @@ Word = TypeVar("Word", bound=str)
 
 ALL = "all"
 """In place of methods: every one that there is what it needs for."""
-DEFAULT: tuple[Method, ...] = ("bare", "km", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "gold")
+DEFAULT: tuple[Method, ...] = ("bare", "km", "auto", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "gold")
 """Of these, those that there is what they need for."""
 KEPT = (0.5,)
 
@@ -76,7 +78,8 @@ def compare(
     asked = _of_file(house, document, questions) if questions else []
     base = house.base_of(document, module) if module else house.base()
     baked = extracting.baker(house, document, base, questions is None)
-    chosen = _ways(wishes or Wishes(), base, document, module, baked is not None)
+    calibration = calibration_of(house, module) if module else None
+    chosen = _ways(wishes or Wishes(), base, document, module, baked is not None, calibration is not None)
     ends = [Way("bare"), Way("km")] if other else []
     if other and module is None:
         raise untrained(document)
@@ -93,8 +96,13 @@ def compare(
     passages = house.passages(document, base, count)
     searchers = _searchers(house, document, passages, [one.question for one in asked], chosen)
     whole = join_pages(text)
-    opened = list(dict.fromkeys([*chosen, *ends]))
+    chooses = Way("auto") in chosen
+    opened = list(dict.fromkeys([*chosen, *ends, *([Way("bare")] if chooses else [])]))
     engines = _engines(loaded, opened, _folders(opened, module, baked), whole)
+    if chooses and module and calibration:
+        pair = Pair(engines[Way("auto")], engines[Way("bare")], count)
+        reader = reader_of(house, document, module, base, count)
+        engines[Way("auto")] = AutoEngine(Auto(pair, reader, calibration))
     stored = module.metrics.get("total_seconds") if module else None
     comparison = compare_ways(
         {way: engines[way] for way in chosen},
@@ -113,6 +121,7 @@ def compare(
             float(stored) if stored is not None else None,
         ),
     )
+    comparison = replace(comparison, exam=house.library.exams.of(module) if module else None)
     if not elsewhere:
         return comparison
     return replace(comparison, forgetting=measured(house, *elsewhere, loaded, *(engines[way] for way in ends)))
@@ -121,8 +130,15 @@ def compare(
 # --- what is wished for
 
 
-def _ways(wishes: Wishes, base: Base, document: Document, module: KnowledgeModule | None, extractor: bool) -> list[Way]:
-    methods = _methods(wishes.methods, document, module, extractor)
+def _ways(
+    wishes: Wishes,
+    base: Base,
+    document: Document,
+    module: KnowledgeModule | None,
+    extractor: bool,
+    calibrated: bool,
+) -> list[Way]:
+    methods = _methods(wishes.methods, document, module, extractor, calibrated)
     retrievers = _known(wishes.retrievers, get_args(Retriever), "retriever", "retrievers") or ["bm25"]
     if wrong := [k for k in wishes.ks if k < 1]:
         raise UsageError(f"{wrong[0]} passages cannot be read.", "For example: --k 1,3,5,10")
@@ -137,15 +153,18 @@ def _ways(wishes: Wishes, base: Base, document: Document, module: KnowledgeModul
 
 
 def _methods(
-    wanted: Sequence[str], document: Document, module: KnowledgeModule | None, extractor: bool
+    wanted: Sequence[str], document: Document, module: KnowledgeModule | None, extractor: bool, calibrated: bool
 ) -> Sequence[Method]:
     if not wanted or ALL in wanted:
         able = tuple(METHODS) if wanted else DEFAULT
+        able = tuple(method for method in able if calibrated or method != "auto")
         return [method for method in able if _able(METHODS[method], module is not None, extractor)]
     methods = _known(wanted, tuple(METHODS), "method", "methods")
     for method in methods:
         if METHODS[method].km and module is None:
             raise untrained(document)
+        if method == "auto" and not calibrated:
+            raise unexamined(document)
         if METHODS[method].ke and not extractor:
             raise UsageError(f"{method} needs a Knowledge Extractor.", "Name one: --extractor NAME")
     return methods

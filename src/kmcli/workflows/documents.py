@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
 from kmcli.errors import KmError, NotFoundError, UsageError
@@ -39,11 +40,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for."""
+    """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for;
+    conflicts: what passages then answer in different ways, as `workflows.conflicts.Conflict`; confidence: as
+    `routing.confidence.Calibration`."""
 
     entry: Entry
     samples: Mapping[str, int]
     exam: Exam | None = None
+    conflicts: Sequence[Mapping[str, Any]] = ()
+    confidence: Mapping[str, Any] | None = None
 
 
 def add(
@@ -118,7 +123,12 @@ def show(house: House, name: str, exam: bool = False) -> Shown:
     if shown.module and (outdated := house.outdated(document, shown.module)):
         house.warn(str(outdated))
     found = house.library.exams.of(shown.module) if exam and shown.module else None
-    return Shown(shown, Counter(sample.task for sample in house.library.samples(document)), found)
+    samples = Counter(sample.task for sample in house.library.samples(document))
+    if not (found and shown.module):
+        return Shown(shown, samples)
+    beside = house.library.beside
+    conflicts, confidence = (beside.of(shown.module, "conflicts"), beside.of(shown.module, "confidence"))
+    return Shown(shown, samples, found, conflicts or (), confidence)
 
 
 def tags(house: House) -> dict[str, int]:

@@ -31,8 +31,11 @@ from kmcli.workflows.evaluation_run import Run
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 
-ASKED = tuple(method for method, how in METHODS.items() if how.reads != "evidence" and not how.compressed)
-"""The methods that a benchmark's questions can be put by, in the order of the table: `gold` needs to know the passage."""
+ASKED = tuple(
+    method for method, how in METHODS.items() if how.reads != "evidence" and not how.compressed and method != "auto"
+)
+"""The methods that a benchmark's questions can be put by, in the order of the table: `gold` needs to know the passage, and
+`auto` an exam."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
 from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import card, exam, imported, redline, rounds, starts
+from kmcli.workflows import calibrating, card, exam, imported, redline, rounds, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.course import Course, begun, finish
 from kmcli.workflows.house import Failure, House
@@ -278,6 +278,9 @@ class Group:
 
     def _keep(self, task: Task, course: Course) -> None:
         module, head = finish(self._house, course)
+        with self._examining(task):
+            loaded = self._loader.load(course.base, course.recipe.base_bits)
+            calibrating.calibrate(self._house, task.document, module, loaded)
         known = [one for one in self.trained if one.document.id == task.document.id]
         studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
         one = known[0] if known else Trained(task.document, module, True, _took(module), 0, 0, studied)

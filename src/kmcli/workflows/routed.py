@@ -11,6 +11,7 @@ from statistics import fmean
 from kmcli.bases import Base
 from kmcli.errors import NotFoundError, ResourceError, UsageError
 from kmcli.evaluation.methods import build_chat, fit
+from kmcli.routing.confidence import Calibration
 from kmcli.routing.gate import CANDIDATES, NAMED, Candidate
 from kmcli.routing.index import SEARCHED, Found
 from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage
@@ -19,8 +20,10 @@ from kmcli.workflows.answer import Asked
 from kmcli.workflows.answer import ask as ask_those
 from kmcli.workflows.answerer import SAMPLING, confidence_in, index_of, too_long, untrained_note
 from kmcli.workflows.answering import Member, Weighed, open_weighed
+from kmcli.workflows.auto import Auto, calibration_of, reader_of
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.pair import Pair, Weighted
 from kmcli.workflows.passages import search
 
 NONE = "no document in the library answers this"
@@ -44,16 +47,19 @@ def ask(
 ) -> Routed:
     """Find the document that answers a question, and its answer: in the library, or among those that are named.
 
-    method: `km` tries documents with a Knowledge Module alone, `rag` asks all by retrieval; None: by its module, and by
-    retrieval where it has none or its answer has no support. Where no answer has support, none is given; but of documents
-    that are named, the best. Raises UsageError for another method, NotFoundError where there is nothing to ask.
+    method: `km` tries documents with a Knowledge Module alone, `rag` asks all by retrieval; None and `auto`: by its module,
+    as `workflows.auto` does where it was examined, and by retrieval where it has none or its answer has no support.
+    Where no answer has support, none is given; but of documents that are named, the best. Raises UsageError for another
+    method, NotFoundError where there is nothing to ask.
     """
     if not question.strip():
         raise UsageError("the question is empty.", 'For example: km ask "Who wrote it?"')
-    if method is not None and method not in ROUTED:
+    if method not in (None, "auto", *ROUTED):
         raise UsageError(f"--method {method} needs a document's name.", f'For example: km ask NAME "{question}"')
     if extracting.chosen_for_modules(house) and method == "rag":
         raise UsageError("--extractor is for Knowledge Modules here.", "Leave --method out, or --extractor.")
+    if method == "auto":
+        method = None
     library = house.library
     named = find_all(library, names)
     if not library.catalogue.count():
@@ -146,6 +152,11 @@ def _tried(
             opened[base.revision] = open_weighed(house, base, members), [member.document for member in members]
         weighed, on = opened[base.revision]
         weights = [float(member is document) for member in on]
+        calibration = calibration_of(house, module) if method is None and module else None
+        if module and calibration:
+            asked = _chosen(house, base, weighed, weights, question, document, module, calibration)
+            yield _candidate(base, weighed, weights, question, one, asked), asked
+            continue
         asked = _answered(house, base, weighed, weights, question, document, "km" if module else "rag")
         if method is None and module is None:
             asked = dataclasses.replace(asked, notes=(untrained_note([document]),))
@@ -167,6 +178,30 @@ def _source(house: House, document: Document, method: str | None) -> tuple[Base,
                 raise
             house.warn(str(error))
     return house.base(), None
+
+
+def _chosen(
+    house: House,
+    base: Base,
+    weighed: Weighed,
+    weights: Sequence[float],
+    question: str,
+    document: Document,
+    module: KnowledgeModule,
+    calibration: Calibration,
+) -> Asked:
+    """One document's answer by whoever is likely right."""
+    km, plain = Weighted(weighed, weights), Weighted(weighed, [0.0] * len(weights))
+    count = weighed(weights).count
+    if fit("km", km, question, base.prompts, SAMPLING) is None:
+        raise too_long((document,), base, "km")
+    began = time.perf_counter()
+    reader = reader_of(house, document, module, base, count)
+    (choice,) = Auto(Pair(km, plain, count), reader, calibration).ask([question])
+    seconds = time.perf_counter() - began
+    by: Method = choice.by or "auto"
+    answer = Answer(choice.text, by, choice.prompt_tokens, choice.output_tokens, seconds, choice.evidence)
+    return Asked(answer, (document,), km.name, confidence_in(base, question, answer), (), choice=choice)
 
 
 def _answered(
@@ -202,6 +237,9 @@ def _candidate(
     answer = asked.answer
     alone = [0.0] * len(weights)
     chat = build_chat("bare", question, base.prompts)
+    if asked.choice and not asked.choice.answered:
+        name = asked.documents[0].name
+        return Candidate(name, "auto", found.score, found.covered, answer.text, 0.0, 0.0, True)
     if answer.method == "km":  # first, because the module may still be on
         after = weighed(weights).engine.score(chat, answer.text)
     else:
@@ -209,7 +247,7 @@ def _candidate(
         after = weighed(alone).engine.score(shown, answer.text)
     before = weighed(alone).engine.score(chat, answer.text)
     belief = fmean(after) - fmean(before) if before else 0.0
-    score = asked.confidence or 0.0
+    score = asked.choice.confidence if asked.choice else asked.confidence or 0.0
     refused = asked.confidence is None
     return Candidate(
         asked.documents[0].name, answer.method, found.score, found.covered, answer.text, belief, score, refused
