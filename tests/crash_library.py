@@ -85,7 +85,7 @@ def outcome(root: Path) -> dict[str, Any]:
                 "unfinished": library.state(document) == "interrupted",
             }
         names = home / "names"
-        found["names"] = names.read_text() if names.exists() else None
+        found["names"] = sorted(filter(None, names.read_text().split("\n"))) if names.exists() else None
     return found
 
 

@@ -165,7 +165,7 @@ def without(module: Any, name: str) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(module), name: lambda *_: None})
 
 
-def plainly(path: Path, data: bytes, changed: int = 0) -> None:
+def plainly(path: Path, data: bytes, synced: bool = True, changed: int = 0) -> None:
     path.with_name("new.tmp").write_bytes(data)
     path.with_name("new.tmp").replace(path)
 
@@ -189,7 +189,7 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     ),
     "study material is flushed": ("synth", study, "os", without(os, "fsync")),
     "a module is flushed before it is true": ("train", files, "seal", nothing),
-    "the names of documents are looked at by doctor": ("mv", check._Inspection, "names", nothing),
+    "the names of documents are looked at by doctor": ("mv", check._Inspection, "published", nothing),
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),

@@ -183,7 +183,10 @@ def test_a_file_of_names_that_is_wrong_is_found_and_mended(library: Library) -> 
     file = library.home / "names"
     file.write_text("one\nthree\n")
     (finding,) = library.check()
-    assert (finding.message, finding.repaired) == ("shells complete other names than the documents have.", False)
+    assert (finding.message, finding.repaired) == (
+        "the names that a shell completes are not those of the documents.",
+        False,
+    )
     assert [one.repaired for one in library.check(repair=True)] == [True]
     assert published(library) == ["one", "two"]
     file.write_text("one\n")

@@ -147,7 +147,7 @@ class _Inspection:
     def published(self, published: Published) -> None:
         with self.database.transaction():
             if not published.right():
-                self.found("shells complete other names than the documents have.", REPAIR, published.anew)
+                self.found("the names that a shell completes are not those of the documents.", REPAIR, published.anew)
 
     def _set_aside(self, orphan: Path) -> None:
         files.make_folder(self.layout.lost)

@@ -26,9 +26,8 @@ class Published:
 
     def change(self, gone: Sequence[str], new: Sequence[str]) -> None:
         """Take lines out and put others in. What is there already stays once."""
-        try:
-            held = b"\n" + self._path.read_bytes()
-        except FileNotFoundError:
+        held = self._held()
+        if held is None:
             self.anew()
             return
         places = [held.find(f"\n{one}\n".encode()) for one in gone]
@@ -41,8 +40,16 @@ class Published:
             for one, place in zip(gone, places, strict=True):
                 os.pwrite(descriptor, b"\n" * len(one.encode()), place)
             os.pwrite(descriptor, "".join(f"{one}\n" for one in kept).encode(), len(held) - 1)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _held(self) -> bytes | None:
+        """Every line between two newlines; None where there is no file."""
+        try:
+            return b"\n" + self._path.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def right(self) -> bool:
         """Whether the file holds what it should."""
