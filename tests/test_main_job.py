@@ -52,6 +52,7 @@ def check_folder(folder: Path, km_home: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "card.md",
+        "chunks.json",
         "confidence.json",
         "conflicts.json",
         "exam.jsonl",

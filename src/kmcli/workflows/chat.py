@@ -243,10 +243,10 @@ class Chat:
 
 def write_new(file: Path, text: str) -> None:
     """Write a file that is not there yet. Raises UsageError where it is, or its folder is not."""
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent}.", "Choose another name.")
     try:
         with explained(file.parent), file.open("x", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
     except FileExistsError:
         raise UsageError(f"{file} exists already.", "Choose another name.") from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"there is no folder {file.parent}.", "Choose another name.") from None
