@@ -134,6 +134,12 @@ def many(*names: str) -> list[Ingested]:
     return [ingested(f"About {name}.", f"/books/{name}.txt", name) for name in names]
 
 
+def test_what_became_of_many_is_counted(km: Km, folder: Path) -> None:
+    run = km("add", str(folder))
+    assert (run.code, len(run.out.splitlines())) == (6, 39)
+    assert "38 added, 1 unchanged, 1 failed" in run.err.splitlines()
+
+
 def test_new_documents_are_written_together_and_the_others_left(library: Library) -> None:
     library.add(*many("b"))
     made = library.add_new([*many("a", "b", "c", "a"), ingested("Other.", "/books/b.txt", "b")], ["Birds"])

@@ -87,6 +87,30 @@ def test_a_newer_database_is_refused_and_left_alone(km_home: Path) -> None:
     newer.close()
 
 
+def test_an_older_kms_library_keeps_its_tags_and_loses_what_its_cache_had_of_documents(km_home: Path) -> None:
+    cache = km_home / "cache"
+    base, vectors, baked = cache / "gguf" / "ba5e.gguf", cache / "vectors" / "d1-e-c.npy", cache / "baked" / "d1-m1-e1"
+    for file in (base, cache / "gguf" / "d1-m1.gguf", vectors, baked / "adapter_model.safetensors"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"km")
+    old = sqlite3.connect(km_home / "km.db", isolation_level=None)
+    for number, migration in enumerate(migrations.MIGRATIONS[:3], 1):
+        migration(old)
+        old.execute(f"PRAGMA user_version = {number}")
+    old.execute(f"INSERT INTO documents VALUES ({', '.join('?' * len(ROW))})", (*ROW[:-1], '["Birds", "Lakes"]'))
+    old.close()
+    with Library.open(km_home) as library:
+        assert [document.name for document in library.catalogue.documents("birds")] == ["heron"]
+        changes = library.catalogue.changes("")
+        assert changes and [document.name for document in changes.changed] == ["heron"]
+        assert {path for path in cache.rglob("*") if path.is_file()} == {base}
+        kept = library.cache_of("d1") / "m1.gguf"
+        kept.parent.mkdir()
+        kept.write_bytes(b"km")
+    with Library.open(km_home):
+        assert kept.exists()
+
+
 def test_another_process_that_keeps_migrating_is_named(
     db: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli_cases import Km, environment, runner
+from kmcli.bases import EMBEDDED_NOTICE
 from kmcli.errors import NotFoundError
 from kmcli.library import Library
 from kmcli.types import Event, silent
@@ -180,6 +181,28 @@ def test_a_folder_that_is_unplugged_is_waited_for(folder: Path) -> None:
     assert warned == [f"{folder} is not there now; km waits for it"]
     with open_house({}, silent) as house, pytest.raises(NotFoundError, match="there is no folder"):
         watching.watch(house, str(folder / "none"), lambda happened: None)
+
+
+def test_what_is_no_folder_is_not_said_to_be_watched_and_the_base_is_announced_once(folder: Path) -> None:
+    said: list[str] = []
+
+    def report(event: Event) -> None:
+        said.extend([event.message] if event.stage in ("note", "base") else [])
+
+    one = write(folder / "one.md", "The heron waits.")
+    with open_house({}, report) as house:
+        with pytest.raises(NotFoundError, match=r"km add .*one\.md"):
+            watching.watch(house, str(one), lambda happened: None)
+        assert said == []
+        steps = [lambda: write(folder / "two.md", "The otter swims.")]
+
+        def wait(seconds: float) -> None:
+            if not steps:
+                raise KeyboardInterrupt
+            steps.pop(0)()
+
+        assert watching.watch(house, str(folder), lambda happened: None, wait=wait).counts == {"added": 2}
+    assert said == [f"watching {folder}; Ctrl-C ends it", EMBEDDED_NOTICE]
 
 
 def test_a_bad_file_is_told_once_and_again_when_it_has_changed(km: Km, folder: Path) -> None:

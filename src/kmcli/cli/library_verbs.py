@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,8 @@ GROUP = "Library"
 Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only documents with this tag.")]
 PAGE = 50
 """Documents that `ls` shows unless it is asked for all."""
+SUMMED = 20
+"""More documents that `add` took than these are counted at the end as well."""
 
 
 @verb(
@@ -58,6 +61,9 @@ def add(
         report = documents.add(house, sources, name, tag or (), column, update)
     screen.table([[added.action, *_described(added.document)] for added in report.added], right=(3, 4), flex=1)
     screen.exit_code = batch_exit_code(screen, report.failed, finished=len(report.added))
+    if len(report.added) > SUMMED:
+        kinds = Counter(added.action for added in report.added) + Counter(failed=len(report.failed))
+        screen.note(", ".join(f"{count:,} {kind}" for kind, count in kinds.items()))
     _tell_next(screen, report)
     return [
         {

@@ -93,7 +93,7 @@ def _tell_export(screen: Screen, report: ExportReport) -> None:
     if report.chosen:
         screen.note(f"No name was given: this is {report.documents[0].name}, the last one trained.")
     screen.write(str(exported.path))
-    screen.write(f"{render.size(exported.bytes)}, {exported.quant}, {exported.tensors:,} tensors")
+    screen.write(f"{render.size(exported.bytes)}, {exported.quant}, {render.count(exported.tensors, 'tensor')}")
     if checked is None:
         screen.warn("NOT CHECKED: --no-check was given.")
     elif checked.skipped:

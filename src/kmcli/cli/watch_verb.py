@@ -48,7 +48,6 @@ def watch(
         _show(screen, happened)
 
     with opened(screen, model=model, device=device, preset=preset) as house:
-        screen.note(f"watching {folder}; Ctrl-C ends it")
         watched = watching.watch(house, folder, tell, tag or (), options, every)
     done = ", ".join(f"{count:,} {kind}" for kind, count in watched.counts.items()) or "nothing has happened"
     screen.note(f"stopped: {done}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kmcli.errors import KmError, ResourceError
-from kmcli.library import contents, files, modules, names
+from kmcli.library import aged, contents, files, modules, names
 from kmcli.library.beside import Beside
 from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
@@ -55,6 +55,8 @@ class Library(Material):
         try:
             files.make_root(layout.home)
             new = not all(folder.is_dir() for folder in layout.folders)
+            if not layout.document_caches.is_dir():
+                aged.clear_cache(layout)
             for folder in layout.folders:
                 files.make_folder(folder)
             if new:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmcli.bases import EMBEDDED, EMBEDDED_NOTICE
+from kmcli.bases import EMBEDDED
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added, names
 from kmcli.library.exams import Exam, Head
-from kmcli.types import Document, Event, KnowledgeModule, State
+from kmcli.types import Document, KnowledgeModule, State
 from kmcli.workflows import adding
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.naming import carries, find_all, find_one, tagged
@@ -96,7 +96,7 @@ def add(
     intake.flush()
     added, failed = intake.added, failed + intake.failed
     if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
-        house.report(Event("base", EMBEDDED_NOTICE))
+        house.announce_embedded()
     return AddReport(tuple(added), tuple(failed))
 
 

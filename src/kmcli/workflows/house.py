@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kmcli import bases, config
@@ -33,6 +33,7 @@ class House:
     report: Reporter
     extractor: str | None = None
     """The name of the Knowledge Extractor to answer with."""
+    _told: set[str] = field(default_factory=set)
 
     def base(self) -> Base:
         """The base that the settings name."""
@@ -115,6 +116,12 @@ class House:
 
     def announce(self, base: Base) -> None:
         if base.embedded:
+            self.announce_embedded()
+
+    def announce_embedded(self) -> None:
+        """Once in a command."""
+        if bases.EMBEDDED_NOTICE not in self._told:
+            self._told.add(bases.EMBEDDED_NOTICE)
             self.report(Event("base", bases.EMBEDDED_NOTICE))
 
     def load(self, base: Base, bits: int = 0) -> Loaded:

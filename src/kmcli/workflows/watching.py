@@ -16,7 +16,7 @@ from typing import Literal
 from kmcli import ingest
 from kmcli.errors import InterruptedRun, KmError, NotFoundError
 from kmcli.ingest import sources
-from kmcli.types import Document
+from kmcli.types import Document, Event
 from kmcli.workflows import documents, study
 from kmcli.workflows.house import House
 from kmcli.workflows.material import RecipeOptions
@@ -67,7 +67,9 @@ def watch(
     """
     top = sources.absolute(folder)
     if not top.is_dir():
-        raise NotFoundError(f"there is no folder {top}.", "Check the path.")
+        alone = f"A file by itself: km add {folder}" if top.is_file() else "Check the path."
+        raise NotFoundError(f"there is no folder {top}.", alone)
+    house.report(Event("note", f"watching {folder}; Ctrl-C ends it"))
     seen = Watched()
 
     def count(happened: Happened) -> None:
