@@ -68,7 +68,7 @@ def show_exam(screen: Screen, shown: Shown) -> object:
             f"Train it again, with an exam: km train {document.name} --force",
         )
     screen.write(document.name, bold=True)
-    screen.write(f"  {sentence(exam.head)}")
+    screen.write(render.wrapped(sentence(exam.head), columns(sys.stdout), 2))
     if told := _calibrated(shown.confidence):
         screen.write(render.wrapped(told, columns(sys.stdout), 2))
     screen.write("")
