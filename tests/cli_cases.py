@@ -23,9 +23,9 @@ from kmcli.compare import Comparison, Costs, Row
 from kmcli.export import Checked, Exported
 from kmcli.types import Answer, Document, Event, KnowledgeModule, Method, Passage, Question, Recipe, Score
 from kmcli.workflows.answer import Asked
-from kmcli.workflows.group import Trained
 from kmcli.workflows.house import House
 from kmcli.workflows.share import ExportReport
+from kmcli.workflows.task import Trained
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202eevil"
 """A title change, a colour, a clear-screen in C1 and a direction override."""

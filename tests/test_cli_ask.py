@@ -222,12 +222,12 @@ def test_why_this_answer(km: Km, chosen: Workflows) -> None:
     assert (run.code, run.err) == (0, "")
     assert run.out.splitlines() == [
         "Ann",
-        "answered by               the base with a passage",
-        "because                   it was read",
-        "confidence                41%",
-        "the document says         80%",
-        "its passage, by the exam  1 of 3 facts known",
-        "a passage was read        yes",
+        "answered by                 the base with a passage",
+        "because                     it was read",
+        "confidence                  41%",
+        "the document has an answer  80%",
+        "its passage, by the exam    1 of 3 facts known",
+        "a passage was read          yes",
     ]
     assert km("ask", "report", "Who?", "--evidence").err == "  doubtful: 41% sure; it was read\n"
     data = km("ask", "report", "Who?", "--json").envelope["data"]

@@ -118,6 +118,11 @@ def test_no_clear_difference_and_a_third_method_that_does_best() -> None:
     assert result.verdict.endswith("It closes 33% of the gap between the bare base (25%) and the full text (100%).")
 
 
+def test_what_km_ask_does_by_itself_is_said() -> None:
+    result = run({"km": engine(), "auto": engine(lambda number: number < 18), "rag": engine()})
+    assert result.verdict.endswith(" Left to choose (auto), km ask is right on 75% and reads 5 prompt tokens.")
+
+
 def test_without_a_km_the_best_method_is_named() -> None:
     result = run({"rag": engine(), "bare": engine(), "gold": engine()})
     assert result.verdict == "Over 24 questions RAG does best: right on 100%."

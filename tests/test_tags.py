@@ -18,6 +18,7 @@ from kmcli.types import Event, Ingested, silent
 from kmcli.workflows import documents, estimate, group, material, naming, study
 from kmcli.workflows.house import House, open_house
 from kmcli.workflows.material import RecipeOptions
+from kmcli.workflows.task import Task
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def test_what_takes_several_documents_takes_tags(km: Km, tmp_path: Path, monkeyp
         asked.append((verb, [one.name for one in found]))  # type: ignore[attr-defined]
         return [], [], None
 
-    def write(self: group.Group, task: group.Task) -> None:
+    def write(self: group.Group, task: Task) -> None:
         asked.append(("train", [task.document.name]))
 
     for room in (material, estimate):

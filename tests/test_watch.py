@@ -19,9 +19,9 @@ from kmcli.errors import NotFoundError
 from kmcli.library import Library
 from kmcli.types import Event, silent
 from kmcli.workflows import study, watching
-from kmcli.workflows.group import Trained
 from kmcli.workflows.house import Failure, House, open_house
 from kmcli.workflows.material import RecipeOptions
+from kmcli.workflows.task import Trained
 from library_material import train
 
 LONG_AGO = 1_700_000_000

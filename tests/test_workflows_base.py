@@ -15,6 +15,7 @@ from kmcli import bases
 from kmcli.cli.boundary import main
 from kmcli.errors import KmError
 from kmcli.workflows import group
+from kmcli.workflows.task import Task
 from workflow_cases import PERMITS, TINY, entry, km, permits, sentences
 
 __all__ = ["km", "permits"]
@@ -156,7 +157,7 @@ def test_all_trains_what_has_no_base_any_more(
     """--all leaves alone what is fresh, on whatever base."""
     begun: list[str] = []
 
-    def begin(self: group.Group, task: group.Task) -> None:
+    def begin(self: group.Group, task: Task) -> None:
         begun.append(task.document.name)
         raise KmError("that is enough.")
 

@@ -154,7 +154,7 @@ def test_what_is_unknown_is_studied_again_and_the_better_adapter_kept(
     head = trained["exam"]
     assert (head["known"], head["known_before"], head["rounds"]) == (2, 0, 2)
     assert head["round_seconds"] > 0
-    assert "facts are not known; round 1 of at most 2 studies them again" in run.err
+    assert "facts are not known; in round 1 of at most 2, they are studied again" in run.err
     # The second round began from what the first made, and what it made is not kept, for it knew less.
     assert [(job.recipe.steps, job.recipe.held_out, job.recipe.init) for job in jobs] == [(1, 0.0, "")] * 2
     assert not same(jobs[0].start, jobs[1].start)

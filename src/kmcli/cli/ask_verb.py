@@ -84,9 +84,10 @@ def ask(
 ) -> object:
     """Ask documents a question, or the whole library.
 
-    The answer comes from the document's Knowledge Module, or by retrieval as long as it has none. Several names: from the
-    one that knows. No name: from the document of the library that knows, or from none, and then the exit code is 3. With
-    --weight the modules of the documents are added up, and answer as one.
+    The answer comes from the document's Knowledge Module, or by retrieval as long as it has none. Where the module was
+    examined and is unsure, the base reads a passage too, or says that there is no answer; --method km reads nothing.
+    Several names: from the one that knows. No name: from the document of the library that knows, or from none, and then
+    the exit code is 3. With --weight the modules of the documents are added up, and answer as one.
     """
     if each or as_csv:
         from kmcli.cli.each import ask_each

@@ -220,7 +220,7 @@ def _tell_significance(screen: Screen, rows: Sequence[Row]) -> None:
 
 # --- by kind
 
-_TELLING = ("km", "rag", "km+ke", "bare", "gold", "rag+km+ke", "km+rag", "full")
+_TELLING = ("km", "auto", "rag", "km+ke", "bare", "gold", "rag+km+ke", "km+rag", "full")
 """Methods whose rows are shown by kind where there is no room for all."""
 
 

@@ -68,7 +68,7 @@ def show_exam(screen: Screen, shown: Shown) -> object:
             f"Train it again, with an exam: km train {document.name} --force",
         )
     screen.write(document.name, bold=True)
-    screen.write(f"  {sentence(exam.head)}")
+    screen.write(render.wrapped(sentence(exam.head), columns(sys.stdout), 2))
     if told := _calibrated(shown.confidence):
         screen.write(render.wrapped(told, columns(sys.stdout), 2))
     screen.write("")
@@ -151,9 +151,11 @@ def drawn(passages: Sequence[Passage], width: int | None, encoding: str | None) 
         for start in range(0, len(cells), room):
             name = f"passage {start + 1}" if not paged else label if start == 0 else ""
             lines.append(f"{name:<{margin}}{cells[start : start + room]}")
-    legend = f"{shades[-1]} known   {shades[0]} unknown"
-    if any(not one.questions for one in passages):
-        legend += f"   {unasked} not asked about"
+    marks = {_shade(one, shades, unasked) for one in passages}
+    legend = f"{shades[-1]} known"
+    for mark, said in ((shades[2], "most of it"), (shades[1], "some of it")):
+        legend += f"   {mark} {said}" if mark in marks else ""
+    legend += f"   {shades[0]} unknown" + (f"   {unasked} not asked about" if unasked in marks else "")
     return [*lines, " " * margin + legend]
 
 

@@ -37,7 +37,7 @@ from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from kmcli.workflows.group import Trained
+    from kmcli.workflows.task import Trained
 
 
 @verb(

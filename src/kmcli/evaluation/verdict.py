@@ -1,4 +1,4 @@
-"""What a comparison says, in one to three plain sentences."""
+"""What a comparison says, in a few plain sentences."""
 
 from __future__ import annotations
 
@@ -101,7 +101,16 @@ def verdict(judged: Judgements) -> str:
         said += f", and the KM reads {read[rival] / read[km]:.1f} times fewer prompt tokens"
     if means[best] > max(means[km], means[rival]):
         said += f"; {label(best, judged)} does best with {means[best]:.0%}"
-    return f"{said}.{_gap_told(judged, by)}"
+    return f"{said}.{_gap_told(judged, by)}{_chosen_told(judged, means, scored)}"
+
+
+def _chosen_told(judged: Judgements, means: Mapping[Way, float], scored: str) -> str:
+    """What somebody gets who asks without naming a method."""
+    auto = Way("auto")
+    if auto not in judged:
+        return ""
+    read = f"{_tokens(judged[auto]):.0f} prompt tokens"
+    return f" Left to choose (auto), km ask is {scored} {means[auto]:.0%} and reads {read}."
 
 
 def _gap_told(judged: Judgements, by: Measure) -> str:

@@ -46,7 +46,8 @@ def ask(
 ) -> Asked:
     """Answer a question from the named documents, handing over the text as it is written.
 
-    method None: their Knowledge Modules, or retrieval where one has none yet. Several modules answer as one: their changes
+    method None: as the question decides where there is one document whose module was examined (`workflows.auto`); else
+    their Knowledge Modules, or retrieval where one has none yet. Several modules answer as one: their changes
     of the base are added up, each times its weight; where none are given, by what part its document has in the question.
     The evidence is what the model read; where it read no passages, the passage that supports the answer best, looked
     up afterwards.

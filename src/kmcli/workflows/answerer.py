@@ -103,8 +103,7 @@ class Answerer:
         seconds = time.perf_counter() - began
         on_text(choice.text)
         self.choice = choice
-        by: Method = choice.by or "auto"
-        return Answer(choice.text, by, choice.prompt_tokens, choice.output_tokens, seconds, choice.evidence)
+        return choice.answer(seconds)
 
     def _weigh(self, question: str, weighed: Weighed) -> None:
         """The last question's weights stay where this one goes on about the same: no document has a word of it, or it says

@@ -21,7 +21,7 @@ from kmcli.metrics import exact_match
 from kmcli.retrieval import Index
 from kmcli.routing import confidence, support
 from kmcli.routing.confidence import Calibration, Closed, Opened, Verdict
-from kmcli.types import Chunk, Document, KnowledgeModule, Passage
+from kmcli.types import Answer, Chunk, Document, KnowledgeModule, Method, Passage
 from kmcli.workflows.answering import Member
 from kmcli.workflows.house import House
 from kmcli.workflows.pair import Pair, open_pair
@@ -63,6 +63,11 @@ class Choice:
     @property
     def doubtful(self) -> bool:
         return self.confidence < confidence.DOUBTFUL
+
+    def answer(self, seconds: float) -> Answer:
+        """seconds: that it took. Its method is `auto` where nobody answers."""
+        by: Method = self.by or "auto"
+        return Answer(self.text, by, self.prompt_tokens, self.output_tokens, seconds, self.evidence)
 
 
 def calibration_of(house: House, module: KnowledgeModule) -> Calibration | None:

@@ -104,6 +104,8 @@ def compare(
         reader = reader_of(house, document, module, base, count)
         engines[Way("auto")] = AutoEngine(Auto(pair, reader, calibration))
     stored = module.metrics.get("total_seconds") if module else None
+    examined = house.library.exams.of(module) if module else None
+    again = examined.head.round_seconds if examined else 0.0
     comparison = compare_ways(
         {way: engines[way] for way in chosen},
         document,
@@ -118,10 +120,10 @@ def compare(
             lambda tokens: kv_bytes(loaded.model.config, tokens, str(loaded.model.dtype)),
             count(whole),
             adapters.size_of(module.path) if module else None,
-            float(stored) if stored is not None else None,
+            float(stored) + again if stored is not None else None,
         ),
     )
-    comparison = replace(comparison, exam=house.library.exams.of(module) if module else None)
+    comparison = replace(comparison, exam=examined)
     if not elsewhere:
         return comparison
     return replace(comparison, forgetting=measured(house, *elsewhere, loaded, *(engines[way] for way in ends)))

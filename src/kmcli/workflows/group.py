@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from kmcli.bases import Base, Loaded
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError, ResourceError
-from kmcli.library.exams import Head
 from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
-from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample
-from kmcli.workflows import calibrating, card, exam, imported, redline, rounds, starts
+from kmcli.types import Document, Event, Sample
+from kmcli.workflows import card, exam, examined, imported, redline, rounds, starts
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.course import Course, begun, finish
+from kmcli.workflows.course import Course
 from kmcli.workflows.house import Failure, House
-from kmcli.workflows.material import Synthesised, write_missing
+from kmcli.workflows.material import write_missing
+from kmcli.workflows.task import Task, Trained, remember, took
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
 
 TOGETHER = 8
 """Documents that train side by side. Each has its adapter and its optimiser in memory."""
-WRITING_SECONDS = 60.0
-"""For which exam questions may be written at least; beyond that, for as long as the study material took."""
 SMALL = 1_000_000_000
 """Parameters of a base that more than one document trains on at a time: a larger one is busy with one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    document: Document
-    module: KnowledgeModule
-    resumed: bool
-    seconds: float
-    kept: int
-    written: int
-    samples: int
-    """0, like `kept` and `written`, where the objective needs no study material."""
-    exam: Head | None = None
-
-
-@dataclass(slots=True)
-class Task:
-    """A document to train. seconds: what it has taken, the exam left out; writing_exam: what writing its questions took.
-
-    module: what is trained, and only to be examined; course: where it is in the rounds after that. update: the module to
-    begin from, where only what has changed is to be studied; redline: what that is. asked: what the old module and the new
-    one are asked.
-    """
-
-    document: Document
-    base: Base
-    recipe: Recipe
-    resumed: bool
-    module: KnowledgeModule | None = None
-    update: KnowledgeModule | None = None
-    redline: redline.Redline | None = None
-    material: Synthesised | None = None
-    chunks: list[Chunk] = field(default_factory=list)
-    asked: dict[str, bool] = field(default_factory=dict)
-    seconds: float = 0.0
-    writing_exam: float = 0.0
-    course: Course | None = None
 
 
 class Group:
@@ -102,7 +62,7 @@ class Group:
         if task.module:
             house.report(Event("exam", f"going on with the exam of {document.name}"))
         else:
-            _remember(house, recipe, document, update=task.update)
+            remember(house, recipe, document, update=task.update)
             if task.resumed:
                 house.report(Event("train", f"going on with the unfinished training of {document.name}"))
             with self._refusing(task):
@@ -114,11 +74,7 @@ class Group:
                     writer = self._writer_of(task)
                     task.material = write_missing(house, document, writer, replace(recipe, tasks=tasks), self._force)
             task.seconds = time.monotonic() - started
-        examined = task.module is not None and house.library.exams.head(task.module) is not None
-        if exam.wanted(recipe) and not examined:
-            with self._examining(task):
-                exam.write_questions(house, document, self._writer_of(task), recipe, max(WRITING_SECONDS, task.seconds))
-            task.writing_exam = time.monotonic() - started - task.seconds
+        examined.write(house, task, self._writer_of)
         self._tasks.append(task)
 
     def train(self) -> None:
@@ -142,7 +98,9 @@ class Group:
             for start in range(0, len(jobs), size):
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
-                self._examine(loaded, task)
+                examined.examine(self._house, loaded, task)
+                if task.course and task.course.over:
+                    self._keep(task, task.course)
             del loaded  # another model may write
             self._study_again(mine, size)
 
@@ -198,7 +156,7 @@ class Group:
             start = starts.of_module(task.redline.module)
         elif task.recipe.init and not starts.outranked(workspace):
             task.recipe, start = starts.begin(house, document, task.recipe)
-            _remember(house, task.recipe, document)
+            remember(house, task.recipe, document)
         recipe = task.recipe
         reads = reader(task.base, self._loader.tokenizer(task.base))
         task.chunks = chunks = house.study_chunks(document, reads, recipe)
@@ -245,23 +203,7 @@ class Group:
         self.trained.append(Trained(document, module, task.resumed, task.seconds, *counts))
         if exam.wanted(task.recipe):
             task.module = module
-            _remember(self._house, task.recipe, document, module)
-
-    def _examine(self, loaded: Loaded, task: Task) -> None:
-        """Question what was trained. It can be used meanwhile; until the rounds after the exam are over its training counts
-        as unfinished."""
-        house, document, module = self._house, task.document, task.module
-        if module is None:
-            return
-        if house.library.exams.head(module) is None:
-            with self._examining(task):
-                exam.examine(house, document, module, loaded, task.writing_exam, _took(module))
-        task.course = begun(house, document, task.base, task.recipe, module)
-        if task.course is None:
-            house.library.clear_workspace(document)
-        elif task.course.over:
-            with self.failing(document):
-                self._keep(task, task.course)
+            remember(self._house, task.recipe, document, module)
 
     def _study_again(self, tasks: Sequence[Task], size: int) -> None:
         """Take the documents that were examined through their rounds, and keep what came of them."""
@@ -273,29 +215,16 @@ class Group:
 
         rounds.study_again(self._house, self._loader, courses, writer_of, self.close, size, self._processes)
         for task, course in zip(going.values(), courses, strict=True):
-            with self.failing(task.document):
-                self._keep(task, course)
+            self._keep(task, course)
 
     def _keep(self, task: Task, course: Course) -> None:
-        module, head = finish(self._house, course)
-        with self._examining(task):
-            loaded = self._loader.load(course.base, course.recipe.base_bits)
-            calibrating.calibrate(self._house, task.document, module, loaded)
-        known = [one for one in self.trained if one.document.id == task.document.id]
-        studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
-        one = known[0] if known else Trained(task.document, module, True, _took(module), 0, 0, studied)
-        others = [other for other in self.trained if other not in known]
-        self.trained = [*others, replace(one, module=module, exam=head)]
-
-    @contextmanager
-    def _examining(self, task: Task) -> Iterator[None]:
-        """A failure within it costs the exam, and not the training."""
-        try:
-            yield
-        except InterruptedRun:
-            raise
-        except KmError as error:
-            self._house.warn(f"the exam of {task.document.name} is left out: {error.message}")
+        with self.failing(task.document):
+            module, head = examined.keep(self._house, self._loader, course)
+            known = [one for one in self.trained if one.document.id == task.document.id]
+            studied = module.metrics.get("training_samples", 0) + module.metrics.get("held_out_samples", 0)
+            one = known[0] if known else Trained(task.document, module, True, took(module), 0, 0, studied)
+            others = [other for other in self.trained if other not in known]
+            self.trained = [*others, replace(one, module=module, exam=head)]
 
     @contextmanager
     def _refusing(self, task: Task) -> Iterator[None]:
@@ -321,21 +250,3 @@ class Group:
 def _alike(task: Task) -> tuple[Base, int, str]:
     """Tasks may train together where this is the same."""
     return task.base, task.recipe.base_bits, task.recipe.adapter
-
-
-def _took(module: KnowledgeModule) -> float:
-    """Seconds of its training."""
-    return max(float(module.metrics.get(name, 0.0)) for name in ("total_seconds", "seconds"))
-
-
-def _remember(
-    house: House,
-    recipe: Recipe,
-    document: Document,
-    module: KnowledgeModule | None = None,
-    update: KnowledgeModule | None = None,
-) -> None:
-    """module: what is trained; only its exam is still to come. update: what the training begins from, as in Task."""
-    run = {"recipe": recipe.as_json(), "text_sha256": document.text_sha256}
-    run |= {"module": module.id if module else "", "update": update.id if update else ""}
-    house.library.begin_training(document, json.dumps(run, indent=2).encode())

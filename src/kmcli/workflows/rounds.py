@@ -97,7 +97,8 @@ def _material(
     chunks = house.study_chunks(document, reads, recipe)
     unknown = restudy.missed(course.best)
     facts = f"{document.name}: {head.asked - head.known} of {head.asked} facts are not known"
-    house.report(Event("exam", f"{facts}; round {number} of at most {recipe.exam_rounds} studies them again"))
+    which = f"in round {number} of at most {recipe.exam_rounds}, " if recipe.exam_rounds > 1 else ""
+    house.report(Event("exam", f"{facts}; {which}they are studied again"))
     files.make_folder(course.folder)
     _write(house, course, restudy.pieces(unknown, chunks, recipe.chunk_tokens, counter(reads)), writer_of)
     attached = imported.attach(house, document, reads, recipe, chunks).samples

@@ -198,9 +198,7 @@ def _chosen(
     began = time.perf_counter()
     reader = reader_of(house, document, module, base, count)
     (choice,) = Auto(Pair(km, plain, count), reader, calibration).ask([question])
-    seconds = time.perf_counter() - began
-    by: Method = choice.by or "auto"
-    answer = Answer(choice.text, by, choice.prompt_tokens, choice.output_tokens, seconds, choice.evidence)
+    answer = choice.answer(time.perf_counter() - began)
     return Asked(answer, (document,), km.name, confidence_in(base, question, answer), (), choice=choice)
 
 

@@ -15,10 +15,11 @@ from kmcli.library.layout import RUN
 from kmcli.types import Document, Event, Recipe
 from kmcli.workflows import redline, starts
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.group import TOGETHER, Group, Task, Trained
+from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.task import Task, Trained
 
 
 @dataclass(frozen=True, slots=True)
