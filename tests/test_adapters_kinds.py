@@ -135,11 +135,16 @@ def test_one_that_peft_made_is_imported(km_home: Path, km: Km, tmp_path: Path) -
 
 
 def test_who_answers_from_one(km_home: Path, km: Km) -> None:
-    """By itself torch does; another engine that is asked for says why not."""
+    """By itself torch does."""
     teach("selmouth")
     run = km("ask", "selmouth", "Who founded selmouth Works?", "--json")
     assert run.code == 0
     assert run.envelope["data"]["answer"]
+
+
+def test_llamacpp_refuses_one(km_home: Path, km: Km) -> None:
+    pytest.importorskip("llama_cpp")
+    teach("selmouth")
     refused = km("ask", "selmouth", "Who founded selmouth Works?", "--engine", "llamacpp")
     (line,) = sentences(refused.err)
     assert (refused.code, line) == (
@@ -170,8 +175,13 @@ def test_a_server_answers_as_km_ask_does(km_home: Path) -> None:
         for name in ("selmouth", "taldrin", "kestrim"):
             found = [said(client, name, question) for question in questions]
             assert found == alone(running.home, "hf", name, questions, sampling)
+
+
+def test_a_server_by_llamacpp_refuses_one(km_home: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    teach("selmouth", 1)
     with serving("llamacpp") as running, pytest.raises(Exception, match=r"which llama\.cpp cannot load"):
-        said(running.client(), "selmouth", questions[0])
+        said(running.client(), "selmouth", QUESTIONS[0])
 
 
 @pytest.mark.parametrize(

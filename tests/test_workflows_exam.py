@@ -188,6 +188,7 @@ def test_what_there_is_no_time_for_is_said(km: Km, permits: Path, monkeypatch: p
         return real(*given[:-1], 0.0)
 
     monkeypatch.setattr(exam, "examine", hurried)
+    monkeypatch.setattr(exam, "ASKING_SECONDS", 0.0)
     run = km("train", "permits", *EXAM, "--json")
     head = run.envelope["data"]["trained"][0]["exam"]
     assert (head["asked"], head["share"]) == (0, None)

@@ -38,6 +38,8 @@ SHARE = 4
 OTHER_SEED = 1_000_003
 PHRASINGS = 2
 """In how many ways a fact is asked for at most: a base may write dozens about the one thing that it understands."""
+ASKING_SECONDS = 20.0
+"""For which questions are asked at least; beyond that, for as long as the training took."""
 QUESTIONS_A_TURN = 128
 """Questions between two looks at the clock."""
 
@@ -125,7 +127,7 @@ def examine(
 ) -> Exam:
     """Question a document's module, and keep what came of it. loaded: its base.
 
-    written: seconds that the questions took; trained: those of the training, which are also the most that asking takes.
+    written: seconds that the questions took; trained: those of the training, and about the most that asking takes.
     """
     from kmcli.engines.hf import HfEngine
 
@@ -142,7 +144,7 @@ def examine(
         teacher, student = HfEngine(loaded, model, adapter=False), HfEngine(loaded, model)
         house.report(Event("exam", f"questioning {document.name}", 0, total))
         while todo:
-            if time.monotonic() - began > trained:
+            if time.monotonic() - began > max(ASKING_SECONDS, trained):
                 late += len(todo)
                 break
             turn, todo = _turn(todo, by_chunk)

@@ -19,8 +19,6 @@ from kmcli.workflows.writer import Writer
 
 WRITING_SECONDS = 60.0
 """For which exam questions may be written at least; beyond that, for as long as the study material took."""
-ASKING_SECONDS = 20.0
-"""For which they are asked at least; beyond that, for as long as the training took."""
 
 
 def write(house: House, task: Task, writer_of: Callable[[Task], Writer]) -> None:
@@ -41,7 +39,7 @@ def examine(house: House, loaded: Loaded, task: Task) -> None:
         return
     if house.library.exams.head(module) is None:
         with _sparing(house, f"the exam of {document.name} is left out"):
-            exam.examine(house, document, module, loaded, task.writing_exam, max(ASKING_SECONDS, took(module)))
+            exam.examine(house, document, module, loaded, task.writing_exam, took(module))
     task.course = begun(house, document, task.base, task.recipe, module)
     if task.course is None:
         house.library.clear_workspace(document)
