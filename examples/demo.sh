@@ -33,7 +33,7 @@ run train harbour
 
 ask() {
     run ask harbour "$1" --method bare
-    run ask harbour "$1" --no-evidence
+    run ask harbour "$1" --method km --no-evidence
 }
 ask "Who founded Grondal Works?"
 echo "(first answer of the Knowledge Module after $(($(date +%s) - begun)) s)"
