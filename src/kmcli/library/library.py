@@ -117,8 +117,8 @@ class Library(Material):
         wanted = names.checked(name) if name is not None else None
         with ExitStack() as held, files.explained(self.home):
             with self._database.transaction():
-                same = self._database.document("sha256", ingested.sha256)
                 known = self._known(ingested)
+                same = known if known and known.sha256 == ingested.sha256 else None
                 if update:
                     if known and known.id != update.id:
                         raise names.elsewhere(known.name, update.name)
@@ -225,9 +225,7 @@ class Library(Material):
         try:
             return contents.text(self._layout, document)
         except KmError:
-            current = self._database.document("id", document.id)
-            if current is None:
-                raise removed(document) from None
+            current = self._there(document)
             if current.text_sha256 != document.text_sha256:
                 raise KmError(f"{document.name} has been changed meanwhile.", "Try again.") from None
             raise
@@ -321,7 +319,7 @@ class Library(Material):
 
     def _known(self, ingested: Ingested) -> Document | None:
         """The document that has the same bytes or, else, came from the same source."""
-        same = self._database.document("sha256", ingested.sha256)
+        same = self.catalogue.of_bytes(ingested.sha256)
         return same or (self.catalogue.of_source(ingested.source) if ingested.source != "-" else None)
 
     def _trained(self, document: Document) -> sqlite3.Row | None:
