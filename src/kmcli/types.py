@@ -209,6 +209,9 @@ class Recipe:
     "": each task's own, by the size of a chunk."""
     temperature: float = 0.8
     top_p: float = 0.95
+    min_explained: float = 0.0
+    """A written question is studied only where the chunk takes away so large a share of how unlikely it is; 0: whatever it
+    is. A card says it for a base that it was measured for. See `synthesis.check`."""
     judge: bool = False
     """Have every sample rated from 1 to 5."""
     min_score: int = 0

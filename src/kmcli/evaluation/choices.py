@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from kmcli.engines import Chat, Engine
+from kmcli.engines.scoring import score_all
 from kmcli.metrics import token_f1
 
 
@@ -15,22 +15,15 @@ def with_options(question: str, options: Sequence[str]) -> str:
     return f"{question}\nOptions: " + "; ".join(options)
 
 
-def can_choose(engine: Engine) -> bool:
-    return hasattr(engine, "score_many") or hasattr(engine, "score")
-
-
-def choose(engine: Any, chats: Sequence[Chat], options: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
+def choose(engine: Engine, chats: Sequence[Chat], options: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
     """Of each chat's options the one of the highest mean log-probability of its tokens, the first of equals; and how many
     tokens of options were read.
 
     The options do not stand in the chat, and their lengths do not count, as Caccia et al. 2025 score QuALITY. engine: one
-    that can_choose.
+    that can_score.
     """
     pairs = [(chat, option) for chat, some in zip(chats, options, strict=True) for option in some]
-    if hasattr(engine, "score_many"):
-        values = engine.score_many([chat for chat, _ in pairs], [option for _, option in pairs])
-    else:
-        values = [engine.score(chat, option) for chat, option in pairs]
+    values = score_all(engine, [chat for chat, _ in pairs], [option for _, option in pairs])
     chosen: list[tuple[str, int]] = []
     start = 0
     for some in options:

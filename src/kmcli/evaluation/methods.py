@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
+from kmcli.engines.scoring import can_score
 from kmcli.evaluation import METHODS
-from kmcli.evaluation.choices import can_choose, choose, named, with_options
+from kmcli.evaluation.choices import choose, named, with_options
 from kmcli.metrics import normalise
 from kmcli.types import Answer, Chunk, Method, Passage, Question
 
@@ -70,7 +71,7 @@ def answer_all(
     """
     chats: list[Chat] = []
     shown: list[tuple[Passage, ...]] = []
-    choosing = [bool(question.options) and can_choose(engine) for question in questions]
+    choosing = [bool(question.options) and can_score(engine) for question in questions]
     for question, found, chosen in zip(questions, passages or [()] * len(questions), choosing, strict=True):
         asked = question.question
         if question.options and not chosen:

@@ -11,6 +11,7 @@
 | answered    | dropped | the document does answer what was written as a question without an answer                  |
 | refusal     | dropped | the answer is that the text does not say                                                   |
 | names       | dropped | a name or number that the chunk does not have                                              |
+| elsewhere   | dropped | a question that the chunk hardly makes likelier: it asks about something else              |
 | gives away  | dropped | the question says its own answer                                                           |
 | unfinished  | dropped | the answer was cut off, or is empty                                                        |
 | duplicate   | dropped | the same was written before about the same chunk                                           |
@@ -26,13 +27,16 @@ from typing import Literal, get_args
 
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Generation, Sampling
+from kmcli.engines.scoring import score_all
 from kmcli.metrics import exact_match, normalise
 from kmcli.synthesis import Task
 from kmcli.synthesis.parse import grounded
 from kmcli.types import Recipe
 
 Kept = Literal["agree", "refused", "grounded", "unchecked"]
-Dropped = Literal["disagree", "known", "answered", "refusal", "names", "gives away", "unfinished", "duplicate"]
+Dropped = Literal[
+    "disagree", "known", "answered", "refusal", "names", "gives away", "unfinished", "duplicate", "elsewhere"
+]
 Reason = Literal[Kept, Dropped]
 KEPT: tuple[str, ...] = get_args(Kept)
 Counts = Counter[tuple[str, str]]
@@ -72,8 +76,11 @@ class Checker:
         recipe: Recipe,
         prompts: Prompts,
         student: Prompts | None = None,
+        scorer: Engine | None = None,
     ) -> None:
-        """prompts: of the model that the engine runs; student: of the base, where that is another."""
+        """prompts: of the model that the engine runs; student: of the base, where that is another. scorer: what says how
+        likely a question is, where it can_score; without it no question is dropped as `elsewhere`."""
+        self.scorer = scorer
         self.engine, self.texts, self.tasks, self.recipe, self.prompts = engine, texts, tasks, recipe, prompts
         self.student = student or prompts
         self._words = {sha: set(normalise(text).split()) for sha, text in texts.items()}
@@ -128,7 +135,9 @@ class Checker:
             answered = replace(one, response=first[id(one)].text) if id(one) in first else one
             found.append((answered, against or "agree"))
         found = self._again(found, Sampling(ANSWER_TOKENS), with_chunk=True)
-        return found if self.recipe.teacher else self._again(found, Sampling(ANSWER_TOKENS), with_chunk=False)
+        if not self.recipe.teacher:
+            found = self._again(found, Sampling(ANSWER_TOKENS), with_chunk=False)
+        return self._about(found)
 
     def _again(
         self, found: list[tuple[Written, Reason]], sampling: Sampling, with_chunk: bool
@@ -141,6 +150,36 @@ class Checker:
             else self._compared(one, next(answers))
             if with_chunk
             else (one, "known" if _same(next(answers), one) else "agree")
+            for one, reason in found
+        ]
+
+    def _about(self, found: list[tuple[Written, Reason]]) -> list[tuple[Written, Reason]]:
+        """Drops the questions that the chunk explains too little of.
+
+        That an answer is confirmed says nothing of the question: asked about a permit that the chunk does not speak of, a
+        small base answers twice with what the chunk says of another. But to what it invents, or could ask of any text, the
+        chunk adds little: 1 - log p(question | chunk) / log p(question) is the share of the question's information that it
+        shares with its chunk (a normalised pointwise mutual information).
+        """
+        asked = [one for one, reason in found if reason in KEPT]
+        if not (asked and self.scorer and self.recipe.min_explained):
+            return found
+        said = [f"Q: {one.said}" for one in asked]
+        alone = [("user", self.prompts.write_qa)]
+        under = [
+            [
+                (
+                    "user",
+                    self.prompts.under_text.format(text=self.texts[one.chunk_sha256], question=self.prompts.write_qa),
+                )
+            ]
+            for one in asked
+        ]
+        with_chunk = map(sum, score_all(self.scorer, under, said))
+        without = map(sum, score_all(self.scorer, [alone] * len(asked), said))
+        explained = iter([1 - one / other for one, other in zip(with_chunk, without, strict=True)])
+        return [
+            (one, "elsewhere" if reason in KEPT and next(explained) < self.recipe.min_explained else reason)
             for one, reason in found
         ]
 

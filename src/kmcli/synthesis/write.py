@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.engines.metered import Metered
+from kmcli.engines.scoring import can_score
 from kmcli.errors import KmError
 from kmcli.synthesis import judge
 from kmcli.synthesis.check import ANSWER_TOKENS, KEPT, Checker, Counts, Written
@@ -40,6 +41,7 @@ IN_WORDS: dict[str, str] = {
     "gives away": "with the answer in the question",
     "unfinished": "unfinished",
     "duplicate": "repeated",
+    "elsewhere": "about something else",
 }
 """Why a draft was dropped, as people are told."""
 
@@ -80,7 +82,7 @@ def write(
     tasks = {name: one.task for name, one in planned.items()}
     meter = Metered(engine, lambda: tell(pace.share() * len(group)))
     pace = Pace(meter)
-    checker = Checker(meter, texts, tasks, recipe, prompts, student)
+    checker = Checker(meter, texts, tasks, recipe, prompts, student, engine if can_score(engine) else None)
     judged = {name for name, task in tasks.items() if task.check == "agrees" and not _valued(task.prompt(prompts))}
     total, done = len(units), len(units) - len(todo)
     counts, written = Counts(before), Counts()
@@ -251,7 +253,7 @@ def _confirmed(counts: Mapping[tuple[str, str], int]) -> tuple[int, int]:
     by: Counter[str] = Counter()
     for (_, reason), count in counts.items():
         by[reason] += count
-    confirmed = by["agree"] + by["known"]
+    confirmed = by["agree"] + by["known"] + by["elsewhere"]
     return confirmed, confirmed + by["disagree"]
 
 

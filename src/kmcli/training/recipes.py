@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generations": 16,
         "summary_share": 1.0,
         "top_p": 0.8,
+        "min_explained": 0.0,
         "rank": 16,
         "alpha": 16,
         "dropout": 0.05,
@@ -63,6 +64,8 @@ def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequenc
     adapter = _checked("adapter", given.get("adapter", values.get("adapter", Recipe().adapter)))
     values.update(ADAPTERS[adapter].DEFAULTS)
     values.update(given)
+    if values.get("teacher") and "min_explained" not in given:  # the card's is measured on what the base writes
+        values["min_explained"] = 0.0
     checked = {key: _checked(key, value) for key, value in values.items()}
     recipe = dataclasses.replace(Recipe(model=base.name, revision=base.revision, base_label=base.label), **checked)
     if not recipe.teacher:
@@ -153,6 +156,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "generations": (1, 10_000),
     "temperature": (0, 5),
     "top_p": (0.01, 1),
+    "min_explained": (0, 1),
     "min_score": (0, BEST),
     "teacher_top_k": (1, 1 << 20),
     "cartridge_tokens": (0, 1 << 20),

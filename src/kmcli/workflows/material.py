@@ -203,6 +203,8 @@ def _maker(prompts: Prompts, student: Prompts, recipe: Recipe, planned: Planned)
         recipe.temperature,
         recipe.top_p,
         recipe.seed,
-        *([planned.task.max_tokens] if planned.task.max_tokens else []),  # what was written before there were any stays
+        # what was written before there were any stays
+        *([planned.task.max_tokens] if planned.task.max_tokens else []),
+        *([f"explained {recipe.min_explained}"] if recipe.min_explained and planned.task.check == "agrees" else []),
     )
     return hashlib.sha256(repr(how).encode()).hexdigest()[:16]
