@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kmcli import bases, config
+from kmcli import bases
 from kmcli.bases import folder, hub
 from kmcli.errors import KmError
 from kmcli.workflows.house import House
@@ -66,7 +66,9 @@ def doctor(house: House, repair: bool) -> list[Check]:
         checks.append(Check(status, "library", finding.message, "" if finding.repaired else finding.hint))
     if not findings:
         count = house.library.catalogue.count()
-        checks.append(Check("ok", "library", f"sound: {count} document{'' if count == 1 else 's'} in {config.home()}"))
+        checks.append(
+            Check("ok", "library", f"sound: {count} document{'' if count == 1 else 's'} in {house.library.home}")
+        )
     checks.append(_base(house))
     free = shutil.disk_usage(house.library.home).free
     low = free < LOW_DISK_BYTES
