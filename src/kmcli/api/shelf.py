@@ -13,10 +13,11 @@ from kmcli.errors import UsageError
 from kmcli.evaluation.comparison import Retriever
 from kmcli.library import Added, Library
 from kmcli.types import Document, Passage, Reporter
-from kmcli.workflows import documents, searching, setup, watching
+from kmcli.workflows import documents, models, searching, setup, watching
 from kmcli.workflows.documents import Entry, Shown
 from kmcli.workflows.house import House, explaining
-from kmcli.workflows.setup import Check, ModelEntry
+from kmcli.workflows.models import ModelEntry, Pulled
+from kmcli.workflows.setup import Check
 from kmcli.workflows.watching import Happened, Watched
 
 if TYPE_CHECKING:
@@ -190,9 +191,22 @@ class Shelf:
     # --- setup
 
     def models(self) -> list[ModelEntry]:
-        """The base models on this disk, the embedded one first; `in_use` is the one that the settings name."""
+        """The base models on this disk, the embedded one first; `in_use`: the one that the settings name.
+
+        Then by their `kind` those that may be worth downloading, and GGUF files of Ollama and LM Studio. `bytes` of the
+        weights; `memory`: bytes that training takes here, reckoned.
+        """
         with self._at_work() as house:
-            return setup.models(house)
+            return models.models(house)
+
+    def pull(self, name: str) -> Pulled:
+        """Download a base from the hub into its cache; what is there is not asked for again, what was cut is gone on with.
+
+        Returns its `path`, `revision`, `bytes`, and whether it was `downloaded` now. Raises UsageError for what is no hub
+        model's name, ResourceError where it cannot be had.
+        """
+        with self._at_work() as house:
+            return models.pull(house, name)
 
     def doctor(self, repair: bool = False) -> list[Check]:
         """Look at the installation and the library; repair mends what can be mended without guessing.
