@@ -15,6 +15,7 @@ import pytest
 import kmcli
 from cli_cases import environment
 from kmcli.api import Km
+from kmcli.bases import EMBEDDED_NOTICE
 from kmcli.cli.app import grouped
 from kmcli.cli.boundary import tree
 from kmcli.errors import KmError, NotFoundError, PartlyDone, UsageError
@@ -160,7 +161,7 @@ def test_what_is_reported(tmp_path: Path) -> None:
     events: list[Event] = []
     with kmcli.open(on_event=events.append) as km:
         km.add(file)
-    assert [event.stage for event in events if event.message] == ["base"]
+    assert [event.message for event in events if event.stage == "base"] == [EMBEDDED_NOTICE]
     with kmcli.open() as km:
         quiet = km.settings["preset"]
         assert (quiet.value, quiet.origin) == ("standard", "default")

@@ -108,7 +108,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages speak of: files, and a library with two small documents that are trained."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
-    shutil.copy(ROOT / "examples/harbour.pdf", folder / "new.pdf")
+    asked = folder / "examples/harbour.questions.jsonl"
+    asked.write_text("".join(asked.read_text("utf-8").splitlines(keepends=True)[:3]), "utf-8")
+    (folder / "new.md").write_text(NOTES.replace("1926", "1931"))
     (folder / "papers").mkdir()
     (folder / "papers/permits.md").write_text(PERMITS)
     (folder / "report.md").write_text(NOTES)
@@ -137,7 +139,8 @@ def shortened(words: list[str]) -> list[str]:
     if words[:2] == ["extractor", "train"]:
         return [*words, "--set", "steps=2", "--set", "batch=2"]
     trains = words[:1] in (["train"], ["synth"]) and not {"--show", "--export", "--import"} & set(words)
-    return [*words, *settings(), *([] if "--force" in words else ["--force"])] if trains else words
+    long = ["--set", "chunk_tokens=128", "--set", "generations=1"] if "harbour" in words else []
+    return [*words, *settings(), *long, *([] if "--force" in words else ["--force"])] if trains else words
 
 
 @pytest.fixture
