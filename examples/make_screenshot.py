@@ -10,6 +10,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import shlex
 import struct
 import subprocess
@@ -62,7 +63,8 @@ def picture(library: Path) -> str:
         words = [sys.executable, "-m", "kmcli", *shlex.split(shown)[1:], *besides.split(), "-q"]
         console.print(Text.from_ansi(output_of(words, library).rstrip("\n")))
         console.print()
-    return console.export_svg(title="km", unique_id="km")
+    # Without the fonts that Rich would have a reader's browser fetch: any monospaced one does.
+    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="km", unique_id="km"), flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,12 @@ def warn(event: Event) -> None:
         warnings.warn(event.message, UserWarning, stacklevel=4)
 
 
+def name_of(given: Named) -> str:
+    return given.name if isinstance(given, Document) else given
+
+
 def names_of(given: Iterable[Named]) -> list[str]:
-    return [one.name if isinstance(one, Document) else one for one in given]
+    return [name_of(one) for one in given]
 
 
 def recipe_options(preset: str | None, recipe: PathLike | None, settings: Mapping[str, object] | None) -> RecipeOptions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kmcli.api.given import Named, PathLike, names_of, raise_failed, recipe_options
+from kmcli.api.given import Named, PathLike, name_of, names_of, raise_failed, recipe_options
 from kmcli.api.giving import Giving
 from kmcli.types import Document, Method, Passage
 
@@ -124,7 +124,7 @@ class Km(Giving):
         from kmcli.workflows import material_files
 
         with self._at_work() as house:
-            return material_files.show(house, *names_of([name]), task)
+            return material_files.show(house, name_of(name), task)
 
     # --- asking
 
@@ -222,10 +222,10 @@ class Km(Giving):
         if report is not None:
             reporting.check(Path(report))
         wishes = comparing.Wishes(methods, retrievers, ks, kept)
-        other = None if forgetting is None else names_of([forgetting])[0]
+        other = None if forgetting is None else name_of(forgetting)
         asked = None if questions is None else Path(questions)
         with self._at_work() as house, judging.opened(house, judge) as judged:
-            comparison = judged(comparing.compare(house, *names_of([name]), asked, wishes, other=other))
+            comparison = judged(comparing.compare(house, name_of(name), asked, wishes, other=other))
             if report is not None:
                 reporting.write(house, comparison, Path(report))
             return comparison

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmcli import config
-from kmcli.api.given import Named, PathLike, names_of, raise_failed, recipe_options, warn
+from kmcli.api.given import Named, PathLike, name_of, names_of, raise_failed, recipe_options, warn
 from kmcli.errors import UsageError
 from kmcli.evaluation.comparison import Retriever
 from kmcli.library import Added, Library
@@ -108,7 +108,7 @@ class Shelf:
         others are in.
         """
         with self._at_work() as house:
-            old = None if update is None else names_of([update])[0]
+            old = None if update is None else name_of(update)
             report = documents.add(house, [str(one) for one in sources], name, tags, column, old)
             raise_failed(report.failed, len(report.added))
             return list(report.added)
@@ -126,7 +126,7 @@ class Shelf:
         """One document: its `entry`, how many `samples` of study material it has by task, and with `exam` every question
         of its module's exam. Raises NotFoundError."""
         with self._at_work() as house:
-            return documents.show(house, *names_of([name]), exam)
+            return documents.show(house, name_of(name), exam)
 
     def tag(self, *names: Named, add: Sequence[str] = (), remove: Sequence[str] = ()) -> list[Document]:
         """Give documents tags, and take tags away. Returns the documents as they are now.
@@ -145,7 +145,7 @@ class Shelf:
     def mv(self, old: Named, new: str) -> Document:
         """Rename a document. Raises NotFoundError, and UsageError for a name that is taken or not allowed."""
         with self._at_work() as house:
-            return documents.mv(house, *names_of([old]), new)
+            return documents.mv(house, name_of(old), new)
 
     def rm(self, *names: Named) -> list[Document]:
         """Remove documents with their Knowledge Modules, without asking; the files that they came from stay.
