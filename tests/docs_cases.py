@@ -60,6 +60,10 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+SHELL = ("sh", "console")
+EVERY = [block for page in PAGES for block in blocks(page)]
+
+
 def spans(page: Path) -> Iterator[str]:
     """Commands in running text: what stands in `backticks` and begins with km, blocks left out."""
     text = re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8"))

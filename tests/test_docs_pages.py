@@ -1,0 +1,25 @@
+"""The commands of the pages that begin with an empty library: README.md, the tutorial."""
+
+# ruff: noqa: F401, F811 (imported fixtures)
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from docs_cases import EVERY, ROOT, SHELL
+from docs_running import at_work, prepared, run_page
+from training_cases import one_thread
+
+GUIDE = ROOT / "docs/guide.md"
+"""Has a file of its own, for it takes as long as all others."""
+RUN = sorted({block.page for block in EVERY if block.language in SHELL and not block.why} - {GUIDE})
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_its_commands_run(
+    page: Path, at_work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KM_HOME", str(at_work / "fresh"))
+    run_page(page, capsys, monkeypatch)
