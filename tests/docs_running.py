@@ -24,8 +24,8 @@ COST = "How much does Lumrick 40 cost?"
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: files, and a library with two small documents that are trained."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages speak of."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
     asked = folder / "examples/harbour.questions.jsonl"
@@ -42,12 +42,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     question = {"question": COST, "answers": ["$185"]}
     (folder / "questions.jsonl").write_text(json.dumps(question) + "\n")
     (folder / "about.jsonl").write_text(json.dumps({**question, "document": "report"}) + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KM_HOME", str(folder / "library"))
-        files = [str(folder / "report.md"), str(folder / "handbook.md")]
-        assert main(["add", "-q", "--tag", "contracts", *files]) == 0
-        assert main(["train", "-q", "--all", *settings()]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(files: Path) -> Path:
+    """The same, with a library of two small documents that are trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KM_HOME", str(files / "library"))
+        added = [str(files / "report.md"), str(files / "handbook.md")]
+        assert main(["add", "-q", "--tag", "contracts", *added]) == 0
+        assert main(["train", "-q", "--all", *settings()]) == 0
+    return files
 
 
 def settings() -> list[str]:
@@ -68,7 +74,17 @@ def shortened(words: list[str]) -> list[str]:
 @pytest.fixture
 def at_work(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the prepared folder, as the current one, with its library as km's."""
-    folder = Path(shutil.copytree(prepared, tmp_path / "work"))
+    return _there(prepared, tmp_path / "work", monkeypatch)
+
+
+@pytest.fixture
+def afresh(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the files, in a current folder, and no library yet."""
+    return _there(files, tmp_path / "work", monkeypatch)
+
+
+def _there(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = Path(shutil.copytree(source, target))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("KM_HOME", str(folder / "library"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs_cases import ROOT
-from docs_running import at_work, prepared, run_page
+from docs_running import at_work, files, prepared, run_page
 from training_cases import one_thread
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs_cases import EVERY, ROOT, SHELL
-from docs_running import at_work, prepared, run_page
+from docs_running import afresh, files, run_page
 from training_cases import one_thread
 
 GUIDE = ROOT / "docs/guide.md"
@@ -19,7 +19,6 @@ RUN = sorted({block.page for block in EVERY if block.language in SHELL and not b
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_its_commands_run(
-    page: Path, at_work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, afresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KM_HOME", str(at_work / "fresh"))
     run_page(page, capsys, monkeypatch)

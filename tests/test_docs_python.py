@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from docs_cases import EVERY
-from docs_running import SMALL, at_work, prepared
+from docs_running import SMALL, at_work, files, prepared
 from training_cases import one_thread
 
 
@@ -28,5 +28,5 @@ def test_the_programs_run(at_work: Path, monkeypatch: pytest.MonkeyPatch, capsys
             source = block.text.replace("examples/harbour.pdf", "report.md").replace('"harbour"', '"report"')
             exec(compile(source, block.name, "exec"), {"__name__": "__main__"})
     out = capsys.readouterr().out
-    assert "there is no document called 'contract'." in out
+    assert "there is no document 'contract'. Add it with: km add FILE" in out
     assert "['handbook', 'report']" in out
