@@ -271,7 +271,6 @@ _km() {
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_words ls pull ;;
-        1) _km_listed name ;;
       esac
       ;;
     config)

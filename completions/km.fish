@@ -241,7 +241,6 @@ complete -c km -n '__fish_seen_subcommand_from models' -l json -d 'Print the res
 complete -c km -n '__fish_seen_subcommand_from models' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from models' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from models' -a 'ls pull'
-complete -c km -n '__fish_seen_subcommand_from models' -a '(__km_listed name)'
 
 complete -c km -n __fish_use_subcommand -a config -d 'Show settings and where each comes from, or change one'
 complete -c km -n '__fish_seen_subcommand_from config' -l json -d 'Print the result as one JSON object.'

@@ -1,4 +1,4 @@
-"""The commands of the pages that begin with an empty library: README.md, the tutorial."""
+"""The commands of the pages that begin with an empty library: the tutorial; README.md in a file of its own."""
 
 # ruff: noqa: F401, F811 (imported fixtures)
 
@@ -12,9 +12,9 @@ from docs_cases import EVERY, ROOT, SHELL
 from docs_running import afresh, files, run_page
 from training_cases import one_thread
 
-GUIDE = ROOT / "docs/guide.md"
-"""Has a file of its own, for it takes as long as all others."""
-RUN = sorted({block.page for block in EVERY if block.language in SHELL and not block.why} - {GUIDE})
+ELSEWHERE = {ROOT / "README.md", ROOT / "docs/guide.md"}
+"""Have files of their own, for they take as long."""
+RUN = sorted({block.page for block in EVERY if block.language in SHELL and not block.why} - ELSEWHERE)
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))

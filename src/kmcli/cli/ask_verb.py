@@ -100,8 +100,8 @@ def ask(
     weights = _weights(weight or [])
     with opened(screen, model=model, device=device, engine=engine, extractor=extractor) as house:
         named, question = _understood(screen, house, [*(names or []), *([] if question is None else [question])])
-        looks = not asking.at_once(named, method, weights) or (not weights and answer.chooses(house, named, method))
-        if explain and not looks:
+        known = explain and asking.at_once(named, method, weights)
+        if known and (weights or not answer.chooses(house, named, method)):
             raise UsageError("--explain is for questions that look for their document.", "Leave it out.")
         stream = Stream(screen, house.report)
         asked, tried = asking.ask(house, named, question, method, weights, stream)

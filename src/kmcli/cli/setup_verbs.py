@@ -34,7 +34,7 @@ CONFIG_WORDS = {"show": (), "get": ("KEY",), "set": ("KEY", "VALUE"), "unset": (
 def models_(
     screen: Screen,
     action: Annotated[Literal["ls", "pull"], typer.Argument(metavar="ACTION", help="ls or pull.")] = "ls",
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="With pull: a name on the hub.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="With pull: a name on the hub.")] = None,
 ) -> object:
     """List base models: here, worth downloading, in use; or pull one.
 

@@ -68,7 +68,7 @@ def _base(house: House) -> Check:
         return Check("bad", "base", error.message, error.hint)
     if base is None:
         if any(name == cached for cached, _ in hub.cached()):
-            return Check("ok", "base", f"{name}, downloaded")
+            return Check("ok", "base", f"{name}, downloaded; others: km models")
         return Check(
             "warn", "base", f"{name} is not downloaded yet", f"The first use does it, or: km models pull {name}"
         )
@@ -109,7 +109,7 @@ def _packages(machine: Machine) -> Iterator[Check]:
                 "warn", name, f"{version} cannot use the GPU: it is built for processors", "Install torch for CUDA."
             )
         else:
-            yield Check("ok", name, version)
+            yield Check("ok", name, f"{version}; a newer one: pip install -U {name}")
 
 
 def _extras(machine: Machine) -> Iterator[Check]:
@@ -130,7 +130,8 @@ def _disk(house: House) -> Check:
     free = shutil.disk_usage(house.library.home).free
     low = free < LOW_DISK_BYTES
     hint = "Free some space, or move the library: KM_HOME=FOLDER." if low else ""
-    return Check("warn" if low else "ok", "disk", f"{free / 1e9:.1f} GB free", hint)
+    others = "" if low else "; the library can be elsewhere: KM_HOME=FOLDER"
+    return Check("warn" if low else "ok", "disk", f"{free / 1e9:.1f} GB free{others}", hint)
 
 
 def _caches(house: House) -> Iterator[Check]:
