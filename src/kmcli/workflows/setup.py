@@ -19,7 +19,7 @@ from kmcli.workflows.machine import EXTRAS, Machine, look
 
 LOW_DISK_BYTES = 2 << 30
 LARGE_CACHE_BYTES = 10 << 30
-PACKAGES = ("torch", "transformers", "peft")
+PACKAGES = ("torch", "transformers", "peft", "huggingface-hub", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,14 @@ def _python() -> Check:
 
 
 def _packages(machine: Machine) -> Iterator[Check]:
-    for name in PACKAGES:
-        version = importlib.metadata.version(name)
-        if name == "torch" and "+cpu" in version and machine.gpu and machine.gpu.kind == "cuda":
-            yield Check(
-                "warn", name, f"{version} cannot use the GPU: it is built for processors", "Install torch for CUDA."
-            )
-        else:
-            yield Check("ok", name, f"{version}; a newer one: pip install -U {name}")
+    torch, *others = ((name, importlib.metadata.version(name)) for name in PACKAGES)
+    if "+cpu" in torch[1] and machine.gpu and machine.gpu.kind == "cuda":
+        wrong = f"{torch[1]} cannot use the GPU: it is built for processors"
+        yield Check("warn", "torch", wrong, "Install torch for CUDA.")
+    else:
+        yield Check("ok", "torch", f"{torch[1]}; where it computes: km config set device auto, cpu, cuda or mps")
+    found = ", ".join(f"{name} {version}" for name, version in others)
+    yield Check("ok", "packages", f"{found}; whether all fit together: pip check")
 
 
 def _extras(machine: Machine) -> Iterator[Check]:
