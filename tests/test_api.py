@@ -104,6 +104,29 @@ def test_ask_chat_compare(trained_home: Path, tmp_path: Path) -> None:
             km.ask(" ", "notes")
 
 
+def test_giving(trained_home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "permits.txt"
+    other.write_text(PERMITS)
+    with kmcli.open() as km:
+        report = km.export(format="peft", out=tmp_path / "adapter", check=False)
+        assert (report.chosen, report.checked, report.exported.path) == (True, None, tmp_path / "adapter")
+        with pytest.warns(UserWarning, match="trained on another text than that of permits"):
+            taken = km.import_(tmp_path / "adapter", str(other))
+        assert (taken.document.name, taken.added, taken.card) == ("permits", True, False)
+        assert [(entry.document.name, entry.module is not None) for entry in km.ls()] == [
+            ("notes", True),
+            ("permits", True),
+        ]
+        assert km.material("notes").samples[0].sample.task in ("qa", "summary")
+        assert list(km.extractor_ls()) == []
+        with pytest.raises(NotFoundError):
+            km.extractor_rm("none")
+        with pytest.raises(UsageError, match="there is no API key"):
+            km.serve("0.0.0.0")
+        with pytest.raises(UsageError, match="no benchmark"):
+            km.eval("quiz", tmp_path)
+
+
 def test_documents(tmp_path: Path) -> None:
     first, second = tmp_path / "notes.txt", tmp_path / "permits.txt"
     first.write_text(NOTES)
