@@ -1,14 +1,13 @@
 # make demo   sets up, then runs the main job on the embedded base model, offline
 # make test   sets up, runs the checks and all tests
 # make check  the checks and tests of `make test`, in the environment that is there
-# make screenshot  docs/screenshot.svg from a real run, in the library that `make demo` left
 # make reliability  every step of every verb cut and failed, and eight processes at once: docs/reliability.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint docs screenshot reliability clean
+.PHONY: demo test check lint docs reliability clean
 
 demo: $(INSTALLED)
 	VENV=$(VENV) bash examples/demo.sh
@@ -31,6 +30,8 @@ reliability: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate
 
+# docs/screenshot.svg from a real run, in the library that `make demo` left
+.PHONY: screenshot
 screenshot: $(INSTALLED)
 	test -d .demo/library || $(MAKE) demo
 	$(BIN)/python examples/make_screenshot.py .demo/library

@@ -91,7 +91,7 @@ def _settings() -> str:
 
 
 def _recipe() -> str:
-    from kmcli.training.recipes import FIXED
+    from kmcli.training import recipes
 
     lines = [
         "## Recipe",
@@ -104,7 +104,7 @@ def _recipe() -> str:
     ]
     told = _told(Recipe)
     for field in fields(Recipe):
-        if field.name not in FIXED:
+        if field.name not in recipes._FIXED:
             value = getattr(Recipe(), field.name)
             shown = (
                 ",".join(value)

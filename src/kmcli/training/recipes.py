@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A: all that it gives a number
 for but the chunk's size, which is the base's, so that no card can change it."""
 
-FIXED = ("model", "revision", "base_label", "teacher_revision", "init_revision", "format")
+_FIXED = ("model", "revision", "base_label", "teacher_revision", "init_revision", "format")
 
 
 def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -93,7 +93,7 @@ def _pair(setting: str) -> tuple[str, Any]:
 
 
 def _known(values: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
-    known = [field.name for field in dataclasses.fields(Recipe) if field.name not in FIXED]
+    known = [field.name for field in dataclasses.fields(Recipe) if field.name not in _FIXED]
     for key in values:
         if key not in known:
             raise UsageError(
