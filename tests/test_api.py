@@ -53,6 +53,16 @@ def test_every_verb_is_a_method_with_a_docstring() -> None:
     assert [name for name, method in methods.items() if not inspect.getdoc(method)] == []
 
 
+def test_type_checkers_are_told_that_it_is_typed() -> None:
+    assert (Path(kmcli.__file__).parent / "py.typed").is_file()
+    for name, method in inspect.getmembers(Km, inspect.isfunction):
+        if not name.startswith("_"):
+            assert set(inspect.signature(method).parameters) - {"self"} <= set(method.__annotations__) - {"return"}, (
+                name
+            )
+            assert "return" in method.__annotations__, name
+
+
 def test_every_method_stands_in_the_page() -> None:
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
     public = [name for name in dir(Km) if not name.startswith("_") and name not in ("close", "home")]
