@@ -30,6 +30,12 @@ reliability: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate
 
+# docs/screenshot.svg from a real run, in the library that `make demo` left
+.PHONY: screenshot
+screenshot: $(INSTALLED)
+	test -d .demo/library || $(MAKE) demo
+	$(BIN)/python examples/make_screenshot.py .demo/library
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'

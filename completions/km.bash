@@ -269,6 +269,9 @@ _km() {
       ;;
     models)
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_words ls pull ;;
+      esac
       ;;
     config)
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac

@@ -236,10 +236,11 @@ complete -c km -n '__fish_seen_subcommand_from import' -s q -l quiet -d 'No prog
 complete -c km -n '__fish_seen_subcommand_from import' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from import' -F
 
-complete -c km -n __fish_use_subcommand -a models -d 'List the base models and which one is in use'
+complete -c km -n __fish_use_subcommand -a models -d 'List base models: here, worth downloading, in use; or pull one'
 complete -c km -n '__fish_seen_subcommand_from models' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__fish_seen_subcommand_from models' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from models' -s h -l help -d 'Show this message and exit.'
+complete -c km -n '__fish_seen_subcommand_from models' -a 'ls pull'
 
 complete -c km -n __fish_use_subcommand -a config -d 'Show settings and where each comes from, or change one'
 complete -c km -n '__fish_seen_subcommand_from config' -l json -d 'Print the result as one JSON object.'

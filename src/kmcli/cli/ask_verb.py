@@ -95,32 +95,17 @@ def ask(
         words = [*(names or []), *([question] if question is not None else [])]
         flags = {"model": model, "device": device, "engine": engine, "extractor": extractor}
         return ask_each(screen, words, as_csv, each, method, **flags)
-    from kmcli.workflows import answer, routed
+    from kmcli.workflows import answer, asking
 
     weights = _weights(weight or [])
-    if weights == AUTO and method not in (None, "auto", "km"):
-        raise UsageError("--weight is for Knowledge Modules.", f"Leave it out: --method {method} uses none.")
     with opened(screen, model=model, device=device, engine=engine, extractor=extractor) as house:
         named, question = _understood(screen, house, [*(names or []), *([] if question is None else [question])])
+        known = explain and asking.at_once(named, method, weights)
+        if known and (weights or not answer.chooses(house, named, method)):
+            raise UsageError("--explain is for questions that look for their document.", "Leave it out.")
         stream = Stream(screen, house.report)
-        tried: Routed | None = None
-        asked: Asked | None
-        if weights == AUTO:
-            tried = routed.ask_together(house, question, stream, named)
-            asked = tried.asked
-        elif len(named) == 1 or (named and (weights or method in ("rag", "full", "bare"))):
-            if explain and not weights and not answer.chooses(house, named, method):
-                raise UsageError(
-                    "--explain is for questions that look for their document.",
-                    "Leave it out.",
-                )
-            asked = answer.ask(house, named, question, method, stream, weights)
-        else:
-            if weights:
-                raise UsageError("--weight takes numbers for documents that are named.", "Name them, or: --weight auto")
-            tried = routed.ask(house, question, method, stream, named)
-            asked = tried.asked
-    stream.end(asked.answer.text if asked else routed.NONE)
+        asked, tried = asking.ask(house, named, question, method, weights, stream)
+    stream.end(asked.answer.text if asked else asking.NONE)
     unanswered = asked is None or bool(asked.choice and not asked.choice.answered)
     shows = bool(evidence) or (evidence is None and is_terminal(sys.stderr) and not screen.quiet)
     if asked:

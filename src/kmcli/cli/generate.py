@@ -1,4 +1,4 @@
-"""Writes man/, completions/ and the README's table of commands from the tree of verbs: python -m kmcli.cli.generate.
+"""Writes man/, completions/, docs/reference.md and the README's table of commands: python -m kmcli.cli.generate.
 
 With --check nothing is written; the exit code says whether everything is up to date.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kmcli.cli import completion, manpage, shells
+from kmcli.cli import completion, manpage, reference, shells
 from kmcli.cli.app import argument_usage, arguments, grouped
 from kmcli.cli.boundary import tree
 
@@ -28,6 +28,7 @@ def generated(root: Path) -> dict[Path, str | None]:
     files |= {root / "man" / f"{page.name}.1": manpage.as_roff(page) for page in manpage.pages(commands)}
     found = completion.commands(commands)
     files |= {root / "completions" / SCRIPTS[shell]: write(found) for shell, write in shells.SHELLS.items()}
+    files[root / "docs" / "reference.md"] = reference.page(commands)
     readme = root / "README.md"
     text = readme.read_text("utf-8") if readme.exists() else ""
     if OPENING in text and CLOSING in text:

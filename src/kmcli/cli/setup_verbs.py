@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,18 +16,54 @@ from kmcli.cli.app import opened, verb
 from kmcli.cli.screen import Screen, columns, is_terminal
 from kmcli.errors import KmError, UsageError, did_you_mean
 
+if TYPE_CHECKING:
+    from kmcli.workflows.models import ModelEntry
+
 GROUP = "Setup"
 Action = Literal["show", "get", "set", "unset", "path"]
 CONFIG_WORDS = {"show": (), "get": ("KEY",), "set": ("KEY", "VALUE"), "unset": ("KEY",), "path": ()}
 
 
-@verb(GROUP, "km models", "km config set model Qwen/Qwen3-0.6B")
-def models(screen: Screen) -> object:
-    """List the base models and which one is in use."""
-    from kmcli.workflows import setup
+@verb(
+    GROUP,
+    "km models",
+    "km models pull Qwen/Qwen2.5-0.5B-Instruct",
+    "km config set model Qwen/Qwen3-0.6B",
+    name="models",
+)
+def models_(
+    screen: Screen,
+    action: Annotated[Literal["ls", "pull"], typer.Argument(metavar="ACTION", help="ls or pull.")] = "ls",
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="With pull: a name on the hub.")] = None,
+) -> object:
+    """List base models: here, worth downloading, in use; or pull one.
 
+    Memory is what training takes, reckoned from the weights. pull downloads a base into the hub's own cache; what was cut is
+    gone on with.
+    """
+    from kmcli.workflows import models
+
+    if (name is not None) != (action == "pull"):
+        takes = "a name on the hub" if action == "pull" else "nothing more"
+        raise UsageError(f"km models {action} takes {takes}.", "For example: km models pull Qwen/Qwen2.5-0.5B-Instruct")
+    if name is not None:
+        with opened(screen) as house:
+            pulled = models.pull(house, name)
+        screen.write(
+            f"{'downloaded' if pulled.downloaded else 'here already'}  {pulled.name}  {render.size(pulled.bytes)}"
+        )
+        screen.note(f"Next: km config set model {pulled.name}, or --model {pulled.name} for one command.")
+        return render.as_data(pulled)
     with opened(screen) as house:
-        entries = setup.models(house)
+        entries = models.models(house)
+    _list_models(screen, entries)
+    return [render.as_data(entry) for entry in entries]
+
+
+def _list_models(screen: Screen, entries: Sequence[ModelEntry]) -> None:
+    here, recommended, files = (
+        [entry for entry in entries if entry.kind == kind] for kind in ("here", "recommended", "gguf")
+    )
     rows = [
         [
             "*" if entry.in_use else "",
@@ -35,14 +72,21 @@ def models(screen: Screen) -> object:
             render.size(entry.bytes) if entry.bytes else "-",
             entry.note,
         ]
-        for entry in entries
+        for entry in here
     ]
     screen.table(rows, ["", "NAME", "VERSION", "SIZE", "NOTE"], right=(3,), flex=4)
+    if recommended:
+        screen.write("\nTo download, by the memory that training takes here:")
+        rows = [["", one.name, render.size(one.bytes), render.size(one.memory), one.note] for one in recommended]
+        screen.table(rows, ["", "NAME", "SIZE", "MEMORY", "NOTE"], right=(2, 3), flex=4)
+    if files:
+        screen.write("\nOther programs' files, which can write study material but be no base:")
+        rows = [["", one.name, render.size(one.bytes), str(one.path), one.note] for one in files]
+        screen.table(rows, ["", "NAME", "SIZE", "PATH", "NOTE"], right=(2,), flex=(3, 4))
     screen.note(
         "* is in use. Another one: km config set model NAME, or --model NAME for one command. NAME is a folder, or a name "
         "on the Hugging Face hub, such as Qwen/Qwen3-0.6B."
     )
-    return [render.as_data(entry) for entry in entries]
 
 
 @verb(GROUP, "km config", "km config set model Qwen/Qwen3-0.6B", "km config unset model", name="config")

@@ -3,10 +3,14 @@
     documents.py  add, ls, show, mv, rm
     material.py   synth
     study.py      train
-    answer.py     ask, compare
+    asking.py     ask: who is asked
+    answer.py     ask of one document
+    comparing.py  compare
     serve.py      serve
     share.py      export
-    setup.py      models, doctor
+    models.py     models
+    setup.py      doctor
+    machine.py    what this machine is
     house.py      what every verb is given: the library, the settings, whom to report to
     batch.py      how a verb works on several documents
 

@@ -155,7 +155,7 @@ class Chat:
             raise NotFoundError("no document is chosen.", "km ls lists them; choose with: km chat NAME, or /use NAME")
         return answerer
 
-    def ask(self, question: str, on_text: Callable[[str], None]) -> Replied:
+    def ask(self, question: str, on_text: Callable[[str], None] = lambda piece: None) -> Replied:
         """Answer a question, and keep the turn.
 
         A KeyboardInterrupt stops the answer, and what was written of it is kept. Raised by on_text it leaves everything

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kmcli import config
 from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, UsageError, did_you_mean
 from kmcli.evaluation import METHODS
@@ -99,7 +98,7 @@ def evaluate(
         "revision": base.revision,
         "recipe": recipe.as_json(),
     }
-    with _opened(house, _folder(out, name, data, identity), identity) as (inside, log):
+    with _opened(house, _folder(house, out, name, data, identity), identity) as (inside, log):
         run = Run(inside, benchmark, base, options, recipe, wanted, log, force, extractor)
         interrupted = run.work_through(cases)
         done = [case for case in cases if run.is_done(case)]
@@ -149,11 +148,11 @@ def _warn_of_seen(house: House, extractor: Extractor, cases: Sequence[Case]) -> 
         )
 
 
-def _folder(out: Path | None, name: str, data: Path, identity: Mapping[str, Any]) -> Path:
+def _folder(house: House, out: Path | None, name: str, data: Path, identity: Mapping[str, Any]) -> Path:
     if out is not None:
         return out.expanduser().absolute()
     known = json.dumps([str(data.absolute()), identity], sort_keys=True)
-    return config.home() / "evaluations" / f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    return house.library.home / "evaluations" / f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 @contextmanager

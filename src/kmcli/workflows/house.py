@@ -179,13 +179,19 @@ def open_house(flags: Mapping[str, str | None], report: Reporter) -> Iterator[Ho
     """The library and settings for one command. flags: settings given on the command line (None: not given), and
     the name of an extractor."""
     settings = config.resolve(flags)
-    with Library.open(config.home()) as library:
-        try:
-            yield House(library, settings, report, flags.get("extractor"))
-        except (KmError, FileNotFoundError) as error:
-            if library.is_there:
-                raise
-            raise gone(library.home) from error  # which explains whatever was missing
+    with Library.open(config.home()) as library, explaining(library):
+        yield House(library, settings, report, flags.get("extractor"))
+
+
+@contextmanager
+def explaining(library: Library) -> Iterator[None]:
+    """Within it, where the library itself was taken away meanwhile, that is what is said."""
+    try:
+        yield
+    except (KmError, FileNotFoundError) as error:
+        if library.is_there:
+            raise
+        raise gone(library.home) from error  # which explains whatever was missing
 
 
 def counter(reads: Reads) -> Callable[[str], int]:
