@@ -1,6 +1,6 @@
 """How fast `skd` writes: rows side by side, against one after the other.
 
-    python -m bench.skd [--rows N] [--tokens N] [--draft N] [--accept N ...] [--repeats N]
+    python -m bench.skd [--rows N] [--share N] [--tokens N] [--draft N] [--accept N ...] [--repeats N]
 
 The embedded base, one thread, on the chunks of examples/harbour.md and the questions beside it; the student carries a LoRA
 of the default rank which, at its start, adds nothing: it is the base without the document. Both sides write the same rows
@@ -34,6 +34,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--share", type=int, default=16, help="rows about one chunk, as many as it has generations")
     parser.add_argument("--tokens", type=int, default=48, help="how long a response may be")
     parser.add_argument("--draft", type=int, default=Recipe().skd_draft)
     parser.add_argument("--accept", type=int, nargs="*", default=[0, Recipe().skd_accept, 10**6])
@@ -46,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     questions = [one.question for _, _, one in read_about(EXAMPLES / "harbour.questions.jsonl")]
     views = []
     for row in range(asked.rows):
-        read, question = chunks[row % len(chunks)], questions[row % len(questions)]
+        read, question = chunks[row // asked.share % len(chunks)], questions[row % len(questions)]
         sample = Sample(str(row), read.sha256, "qa", question, "x", "scripted", "embedded", "", 0)
         views.append(chunk_in_context(sample, read.text, loaded))
     recipe = Recipe(chunk_tokens=asked.tokens, skd_draft=asked.draft)
     model = lora.build(loaded, recipe)
-    print(f"{len(views)} rows, {len(chunks)} chunks, drafts of {asked.draft}, {skd.ROWS} rows side by side\n")
+    print(f"{len(views)} rows, {asked.share} about one chunk, drafts of {asked.draft}, {skd.ROWS} rows side by side\n")
     print("| accepted among | tokens | tokens/s alone | tokens/s side by side | times | equal rows |")
     print("|---|---|---|---|---|---|")
     for accept in asked.accept:
