@@ -6,7 +6,7 @@ Chats that begin alike (the same chunk, asked again and again) are batched toget
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,9 +36,12 @@ and an answer is made of them."""
 class HfEngine:
     name = "hf"
 
-    def __init__(self, loaded: Loaded, model: Any = None, adapter: bool | str = True) -> None:
+    def __init__(
+        self, loaded: Loaded, model: Any = None, adapter: bool | str = True, others: Sequence[Any] = ()
+    ) -> None:
         """model: a carrier of adapters over the same base (see `adapters`); the base itself where it is None. adapter False
-        switches its off; a name: that one of its adapters is on whenever it computes here."""
+        switches its off; a name: that one of its adapters is on whenever it computes here. others: more carriers over the
+        same base, whose adapters are off meanwhile."""
         if model is None and adapter is not True:
             raise ValueError("there is no adapter to switch off or on")
         self.loaded = loaded
@@ -51,11 +54,18 @@ class HfEngine:
         self._causal: Any = under_adapter() if under_adapter else self.torch_model
         self._shares: bool | None = None  # not tried yet
         self._squeeze: Callable[[Prefixes], Prefixes] | None = None  # what is done to a prefix when it has been read
-        self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter)
+        self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter, others)
+        self.standing = 0
+        """Tokens that stand before whatever is read."""
         if hasattr(model, "before"):  # there is no torch to import otherwise
             with self._switched():
                 before = self._before()
-            self.context -= before[0][0].shape[1] if before else 0
+            self.standing = before[0][0].shape[1] if before else 0
+        self.context -= self.standing
+
+    def held(self, tokens: float) -> float:
+        """How many tokens' keys and values are kept of a chat of so many."""
+        return tokens + self.standing
 
     def count(self, chat: Chat) -> int:
         return len(self.loaded.chat_ids(list(chat)))
@@ -257,10 +267,21 @@ class HfEngine:
         return Generation(text, prompt_tokens, len(ids), len(ids) < len(written), told)
 
 
-def _switch(model: Any, adapter: bool | str) -> Callable[[], AbstractContextManager[Any]]:
+def _switch(model: Any, adapter: bool | str, others: Sequence[Any]) -> Callable[[], AbstractContextManager[Any]]:
+    if others:
+        return partial(_alone, _switch(model, adapter, ()), others)
     if isinstance(adapter, str):
         return partial(_using, model, adapter)
     return nullcontext if adapter else model.disable_adapter
+
+
+@contextmanager
+def _alone(own: Callable[[], AbstractContextManager[Any]], others: Sequence[Any]) -> Iterator[None]:
+    with ExitStack() as switched:
+        for other in others:
+            switched.enter_context(other.disable_adapter())
+        switched.enter_context(own())
+        yield
 
 
 @contextmanager

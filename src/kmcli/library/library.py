@@ -23,13 +23,14 @@ from kmcli.library.conversations import Conversations
 from kmcli.library.database import Database
 from kmcli.library.exams import Exams
 from kmcli.library.extractors import Extractors
+from kmcli.library.kept import Kept
 from kmcli.library.layout import RUN, Layout, has_weights
-from kmcli.library.material import Material, removed
+from kmcli.library.material import removed
 from kmcli.library.published import Published
 from kmcli.types import Chunk, Document, Ingested, KnowledgeModule, Recipe, State
 
 
-class Library(Material):
+class Library(Kept):
     """A folder with everything that km keeps. For one thread; any number of processes may have it open.
 
     A method that changes a document takes the document's lock if `lock` does not hold it already, and raises KmError
@@ -208,12 +209,12 @@ class Library(Material):
         """Forget a document: its text, study material, module and cache. The file it came from is not touched."""
         document = self.find(name)
         with self.lock(document, "rm"), files.explained(self.home):
-            module = self._trained(document)
+            trained = self._all_modules(document)
             with self._database.transaction():
                 self._database.rows("DELETE FROM documents WHERE id = ?", document.id)
                 self._publish(document, None)
             files.delete(self._layout.document(document))
-            if module:
+            for module in trained:
                 files.delete(self._layout.module(module["id"]))
             files.delete(self.cache_of(document.id))
             self._locks.forget(document.id)
