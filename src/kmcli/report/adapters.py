@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmcli.evaluation.comparison import Adapter, Comparison
-from kmcli.report.html import Html, el
+from kmcli.report.html import Html, el, join
 from kmcli.report.numbers import count, interval, percent, seconds, size
 from kmcli.report.plot import measured
 
@@ -16,19 +16,19 @@ def adapters(comparison: Comparison) -> Html | None:
     if not found:
         return None
     heads = [el("th", name, scope="col", class_="number" if place > 1 else None) for place, name in enumerate(_HEADS)]
-    return el(
-        "div",
-        el(
-            "table",
-            el("thead", el("tr", *heads)),
-            el("tbody", *(_line(comparison, one) for one in found)),
-            class_="kinds",
-        ),
-        el("p", "Stand before: tokens in memory before every question, whatever it reads.", class_="soft"),
-        class_="wide",
-        tabindex="0",
-        role="region",
-        aria_label="The document's modules side by side",
+    rows = [_line(comparison, one) for one in found]
+    return join(
+        [
+            el("p", "Its modules side by side. Stand before: tokens in memory before every question.", class_="soft"),
+            el(
+                "div",
+                el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="kinds"),
+                class_="wide",
+                tabindex="0",
+                role="region",
+                aria_label="The document's modules side by side",
+            ),
+        ]
     )
 
 
