@@ -5,8 +5,8 @@ Chats that begin alike (the same chunk, asked again and again) are batched toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from kmcli.bases import Loaded
 from kmcli.bases.chat import token_text
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.prefixes import Batch, Group, plan
+from kmcli.engines.switching import switch
 from kmcli.engines.watching import TextPieces, Watcher, decode, up_to_end
 from kmcli.engines.writing import Ranked, in_words
 from kmcli.errors import ResourceError
@@ -54,7 +55,7 @@ class HfEngine:
         self._causal: Any = under_adapter() if under_adapter else self.torch_model
         self._shares: bool | None = None  # not tried yet
         self._squeeze: Callable[[Prefixes], Prefixes] | None = None  # what is done to a prefix when it has been read
-        self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter, others)
+        self._switched: Callable[[], AbstractContextManager[Any]] = switch(model, adapter, others)
         self.standing = 0
         """Tokens that stand before whatever is read."""
         if hasattr(model, "before"):  # there is no torch to import otherwise
@@ -265,30 +266,6 @@ class HfEngine:
         text = decode(ids, self.loaded).strip()
         told = in_words(ids, ranked, partial(token_text, self.loaded.tokenizer)) if ranked is not None else None
         return Generation(text, prompt_tokens, len(ids), len(ids) < len(written), told)
-
-
-def _switch(model: Any, adapter: bool | str, others: Sequence[Any]) -> Callable[[], AbstractContextManager[Any]]:
-    if others:
-        return partial(_alone, _switch(model, adapter, ()), others)
-    if isinstance(adapter, str):
-        return partial(_using, model, adapter)
-    return nullcontext if adapter else model.disable_adapter
-
-
-@contextmanager
-def _alone(own: Callable[[], AbstractContextManager[Any]], others: Sequence[Any]) -> Iterator[None]:
-    with ExitStack() as switched:
-        for other in others:
-            switched.enter_context(other.disable_adapter())
-        switched.enter_context(own())
-        yield
-
-
-@contextmanager
-def _using(model: Any, name: str) -> Iterator[None]:
-    if model.active_adapters != [name]:
-        model.set_adapter(name)
-    yield
 
 
 def _rows(batch: Batch) -> list[int]:
