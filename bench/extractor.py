@@ -36,8 +36,9 @@ from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError
 from kmcli.evaluation.methods import GREEDY, build_chat, fit
 from kmcli.evaluation.metrics import bootstrap, exact_match, paired_p
+from kmcli.library.extractors import Extractor
 from kmcli.retrieval import Index
-from kmcli.types import Document, Event, Extractor, KnowledgeModule
+from kmcli.types import Document, Event, KnowledgeModule
 from kmcli.workflows import extracting, extractor
 from kmcli.workflows.house import House, counter, open_house
 

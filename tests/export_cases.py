@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -99,3 +100,8 @@ def make_adapter(base: Base, folder: Path, **settings: Any) -> Path:
             parameter.data.normal_(0, 0.1)
     model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
+
+
+def fields(file: Path) -> dict[str, Any]:
+    """What a GGUF file says of itself."""
+    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}

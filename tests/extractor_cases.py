@@ -15,8 +15,8 @@ from kmcli.adapters import stack
 from kmcli.adapters.extractor import Mixture
 from kmcli.bases import Loaded
 from kmcli.engines import Sampling
+from kmcli.library.extractors import ExtractorRecipe
 from kmcli.training.extractor import Example
-from kmcli.types import ExtractorRecipe
 from kmcli.workflows import answerer, each
 
 RECIPE = ExtractorRecipe(model="tiny", rank=4, alpha=8, batch=4, steps=20, learning_rate=1e-2, held_out=0.25)

@@ -37,6 +37,10 @@ QUESTIONS = (
 )
 
 
+STEPPED = ("hf", "llamacpp")
+"""Engines that write token by token in the server's own process."""
+
+
 def ingested(name: str, text: str = "") -> Ingested:
     text = text or f"{name} was founded in 1926."
     return Ingested(f"/nowhere/{name}.txt", "text", name, text.encode(), text, None)

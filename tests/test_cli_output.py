@@ -221,7 +221,7 @@ def test_compare_fits_terminals_of_any_width(
     km: Km, monkeypatch: pytest.MonkeyPatch, width: int, headings: str
 ) -> None:
     monkeypatch.setattr(comparing, "compare", returning(comparison()))
-    for place in ("screen", "compare_verb"):
+    for place in ("screen", "compare_table"):
         monkeypatch.setattr(f"kmcli.cli.{place}.columns", lambda stream: width)
     out = km("compare", "report").out
     assert max(map(len, out.splitlines())) <= width
@@ -239,7 +239,7 @@ def test_rouge_has_its_interval_where_there_is_room(
     km: Km, monkeypatch: pytest.MonkeyPatch, width: int, shown: str
 ) -> None:
     monkeypatch.setattr(comparing, "compare", returning(comparison()))
-    for place in ("screen", "compare_verb"):
+    for place in ("screen", "compare_table"):
         monkeypatch.setattr(f"kmcli.cli.{place}.columns", lambda stream: width)
     assert shown in km("compare", "report").out
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import gguf
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from export_cases import QUESTION, embedded, make_adapter, make_base
+from export_cases import QUESTION, embedded, fields, make_adapter, make_base
 from kmcli import bases
 from kmcli.bases import Base
 from kmcli.errors import KmError, ResourceError
@@ -43,10 +43,6 @@ def rslora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(tmp_path: Path) -> Base:
     return make_base(tmp_path / "base")
-
-
-def fields(file: Path) -> dict[str, Any]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
 
 
 # --- the same model -------------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 from tokenizers import AddedToken
 
-from export_cases import make_base
+from export_cases import fields, make_base
 from family_cases import INSTRUCT, gemma_tokenizer, phi3_tokenizer, sentencepiece, write_sentencepiece_model
 from kmcli.bases import Base, load_tokenizer
 from kmcli.errors import ResourceError
@@ -35,10 +34,6 @@ def export(tokenizer: Any, folder: Path, name: str = "x", rows: int | None = Non
     )
     export_gguf(base, None, folder / "m.gguf", "F16", {"name": name}, silent)
     return base, folder / "m.gguf"
-
-
-def fields(file: Path) -> dict[str, Any]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
 
 
 KINDS: dict[str, Any] = {

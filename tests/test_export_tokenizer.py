@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from export_cases import QUESTION, gpt2_split, make_base, make_tokenizer
+from export_cases import QUESTION, fields, gpt2_split, make_base, make_tokenizer
 from kmcli.bases import Base
 from kmcli.errors import KmError, ResourceError
 from kmcli.export import ask_gguf, check_gguf, export_gguf
@@ -52,10 +52,6 @@ def export(tokenizer: PreTrainedTokenizerFast, folder: Path) -> tuple[Base, Path
     base = make_base(folder / "base", tokenizer, num_hidden_layers=1)
     export_gguf(base, None, folder / "m.gguf", "F16", {}, silent)
     return base, folder / "m.gguf"
-
-
-def fields(file: Path) -> dict[str, Any]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -20,9 +20,10 @@ from kmcli.adapters import lora
 from kmcli.adapters.extractor import MIXING
 from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError, ResourceError
+from kmcli.library.extractors import ExtractorRecipe
 from kmcli.training import extractor as training
 from kmcli.training.extractor_recipe import resolve
-from kmcli.types import Event, ExtractorRecipe, silent
+from kmcli.types import Event, silent
 from training_cases import one_thread, same
 
 Train = Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]

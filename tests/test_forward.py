@@ -19,7 +19,7 @@ from kmcli.training.forward import check_head, logits, scored_states
 from kmcli.training.packed import can_pack, pack
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, View, silent
-from training_cases import CHUNKS, RECIPE, SMALL, disturb, make_tiny, one_thread, samples, tiny, wrap
+from training_cases import CHUNKS, RECIPE, SMALL, disturb, make_tiny, one_thread, samples, student, tiny, wrap
 
 ROWS = [
     ([5, 6, 7, 8, 9], [False, False, True, False, True]),
@@ -105,14 +105,6 @@ def test_a_head_that_is_not_known_is_refused() -> None:
     odd = wrap(Odd(transformers.LlamaConfig(**SMALL)))
     with pytest.raises(ResourceError, match="km cannot train tiny: its llama head"):
         check_head(odd.model, odd, ROWS[0])
-
-
-@pytest.fixture
-def student(tiny: Loaded) -> Any:
-    model = lora.build(tiny, RECIPE)
-    disturb(model)
-    yield model
-    model.unload()
 
 
 @pytest.mark.parametrize("budget", [0, 8_000, 1 << 30])

@@ -252,7 +252,7 @@ def test_the_table_has_a_column_only_where_a_judge_was_asked(km: Km, monkeypatch
     assert "full          does not fit" in lines
     assert "By the judge (p, adjusted for so many rows): bare 0.040, rag@3:hybrid 0.040." in lines
     assert "JUDGED is the share that big says is right." in " ".join(lines)
-    monkeypatch.setattr("kmcli.cli.compare_verb.columns", lambda stream: 30)
+    monkeypatch.setattr("kmcli.cli.compare_table.columns", lambda stream: 30)
     assert "METHOD        EXACT  JUDGED   READ" in km("compare", "report").out
     assert km("compare", "report", "--json").envelope["data"]["judge"]["model"] == "big"
 

@@ -35,8 +35,8 @@ def tables(db: sqlite3.Connection) -> set[str]:
 
 def test_an_empty_database_gets_every_table(db: sqlite3.Connection, tmp_path: Path) -> None:
     migrations.migrate(db, tmp_path / "km.lock")
-    assert tables(db) == {"changes", "documents", "extractors", "modules", "tags"}
-    assert version(db) == len(migrations.MIGRATIONS) == 4
+    assert tables(db) == {"changes", "documents", "extractors", "kept", "modules", "tags"}
+    assert version(db) == len(migrations.MIGRATIONS) == 5
     assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
@@ -54,7 +54,7 @@ def test_version_1_is_migrated_and_keeps_its_documents(km_home: Path) -> None:
         assert library.module(document) is None
         assert library.state(document) == "untrained"
     again = sqlite3.connect(km_home / "km.db")
-    assert version(again) == 4
+    assert version(again) == 5
     again.close()
 
 
@@ -72,7 +72,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(
     assert tables(db) == {"documents"}
     monkeypatch.undo()
     migrations.migrate(db, tmp_path / "km.lock")
-    assert (version(db), tables(db)) == (4, {"changes", "documents", "extractors", "modules", "tags"})
+    assert (version(db), tables(db)) == (5, {"changes", "documents", "extractors", "kept", "modules", "tags"})
 
 
 def test_a_newer_database_is_refused_and_left_alone(km_home: Path) -> None:

@@ -27,17 +27,10 @@ from kmcli.serving.counts import Counts
 from kmcli.serving.vllm import VllmBackend
 from kmcli.workflows import backends
 from serving_cases import QUESTIONS, Running, chat, metric, said, serving, teach, until
+from vllm_cases import gone
 
 VLLM = os.environ.get("KM_VLLM_PYTHON")  # read as this is imported: every test starts without KM_ variables
 FAKE = str(Path(__file__).with_name("fakevllm.py"))
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def process(running: Running) -> Any:

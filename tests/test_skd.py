@@ -27,6 +27,7 @@ from training_cases import CHUNKS, RECIPE, disturb, make_tiny, one_thread, sampl
 ALL = 8192
 GREEDY = replace(RECIPE, temperature=0.0, chunk_tokens=12)
 MATERIAL = samples(6)
+SEEDS = range(6)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_where_all_is_accepted_the_student_writes(tiny: Loaded, student: Any, vi
     expected = greedy(tiny, student, teacher=False)
     assert expected != greedy(tiny, student, teacher=True)
     for draft in (1, 3, 5, 40):
-        written = skd.write(student, tiny, views, replace(GREEDY, skd_accept=ALL, skd_draft=draft), 0)
+        written = skd.write(student, tiny, views, replace(GREEDY, skd_accept=ALL, skd_draft=draft), SEEDS)
         assert [one.response for one in written] == expected
     assert student.training
 
@@ -82,7 +83,7 @@ def test_where_nothing_is_accepted_the_teacher_writes(
     """At temperature 0 accepting the likeliest token alone comes to the same, and leaves drafts that are struck out."""
     expected = greedy(tiny, student, teacher=True)
     for draft in (1, 4):
-        written = skd.write(student, tiny, views, replace(GREEDY, skd_accept=accept, skd_draft=draft), 0)
+        written = skd.write(student, tiny, views, replace(GREEDY, skd_accept=accept, skd_draft=draft), SEEDS)
         assert [one.response for one in written] == expected
 
 
@@ -91,7 +92,7 @@ def test_between_them_each_token_is_the_student_s_where_the_teacher_agrees(
 ) -> None:
     recipe = replace(GREEDY, skd_accept=3000)
     kept = replaced = 0
-    for view, one in zip(views, skd.write(student, tiny, views, recipe, 0), strict=True):
+    for view, one in zip(views, skd.write(student, tiny, views, recipe, SEEDS), strict=True):
         new = skd.renewed(view, one.response)
         assert scored(new) == one.response
         student.eval()
@@ -117,7 +118,7 @@ def test_the_states_that_judged_are_those_that_the_teacher_would_compute(
     tiny: Loaded, student: Any, views: list[View], accept: int
 ) -> None:
     recipe = replace(RECIPE, temperature=1.0, chunk_tokens=12, skd_accept=accept)
-    written = skd.write(student, tiny, views, recipe, 3)
+    written = skd.write(student, tiny, views, recipe, SEEDS)
     new = [skd.renewed(view, one.response) for view, one in zip(views, written, strict=True)]
     expected = Teacher(student, tiny, new).targets(range(len(new)))
     torch.testing.assert_close(torch.cat([one.target for one in written], dim=1), expected, rtol=1e-3, atol=1e-4)
@@ -125,9 +126,9 @@ def test_the_states_that_judged_are_those_that_the_teacher_would_compute(
 
 def test_a_row_does_not_depend_on_the_others(tiny: Loaded, student: Any, views: list[View]) -> None:
     recipe = replace(GREEDY, skd_accept=3000)
-    together = skd.write(student, tiny, views, recipe, 0)
+    together = skd.write(student, tiny, views, recipe, SEEDS)
     for view, one in zip(views, together, strict=True):
-        (alone,) = skd.write(student, tiny, [view], recipe, 0)
+        (alone,) = skd.write(student, tiny, [view], recipe, [0])
         assert alone.response == one.response
         torch.testing.assert_close(alone.target, one.target, rtol=1e-3, atol=1e-4)
 
@@ -135,24 +136,25 @@ def test_a_row_does_not_depend_on_the_others(tiny: Loaded, student: Any, views: 
 def test_the_seed_decides(tiny: Loaded, student: Any, views: list[View]) -> None:
     recipe = replace(RECIPE, temperature=1.0, chunk_tokens=12, skd_accept=3000)
     first, again, other = (
-        [one.response for one in skd.write(student, tiny, views, recipe, seed)] for seed in (1, 1, 2)
+        [one.response for one in skd.write(student, tiny, views, recipe, seeds)]
+        for seeds in (range(6), range(6), range(6, 12))
     )
     assert first == again != other
     assert all(1 <= len(one) <= 12 for one in first)
 
 
 def test_a_response_ends_at_the_end_token_and_within_the_context(tiny: Loaded, student: Any, views: list[View]) -> None:
-    whole = skd.write(student, tiny, views, replace(GREEDY, skd_accept=ALL), 0)
+    whole = skd.write(student, tiny, views, replace(GREEDY, skd_accept=ALL), SEEDS)
     stop = whole[0].response[4]
     ending = replace(tiny)
     object.__setattr__(ending, "end_ids", [stop])
-    (one, *_) = skd.write(student, ending, views[:1], replace(GREEDY, skd_accept=ALL), 0)
+    (one, *_) = skd.write(student, ending, views[:1], replace(GREEDY, skd_accept=ALL), [0])
     expected = whole[0].response
     assert one.response == expected[: expected.index(stop) + 1]
     assert one.target.shape[1] == len(one.response)
     prompt = len(skd.prompts(views[0])[0])
     narrow = replace(tiny, base=replace(tiny.base, context=prompt + 3))
-    (one, *_) = skd.write(student, narrow, views[:1], replace(GREEDY, skd_accept=ALL), 0)
+    (one, *_) = skd.write(student, narrow, views[:1], replace(GREEDY, skd_accept=ALL), [0])
     assert one.response == expected[:3]
 
 
@@ -164,9 +166,9 @@ def test_it_trains_on_what_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     calls: list[int] = []
     write = skd.write
 
-    def counted(model: Any, loaded: Loaded, views: Any, recipe: Any, seed: int) -> Any:
+    def counted(model: Any, loaded: Loaded, views: Any, recipe: Any, seeds: Any) -> Any:
         calls.append(len(views))
-        return write(model, loaded, views, recipe, seed)
+        return write(model, loaded, views, recipe, seeds)
 
     monkeypatch.setattr(skd, "write", counted)
     out = tmp_path / "out"

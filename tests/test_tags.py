@@ -165,6 +165,7 @@ def test_tags_of_an_older_library_are_found_and_can_be_taken_away(km: Km, tmp_pa
         for what in (
             "TABLE tags",
             "TABLE changes",
+            "TABLE kept",
             *(f"TRIGGER changed_by_{verb}" for verb in ("insert", "update", "delete")),
         ):
             database.execute(f"DROP {what}")

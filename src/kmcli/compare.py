@@ -10,9 +10,9 @@ from statistics import fmean
 from kmcli.bases.prompts import Prompts
 from kmcli.chunking import join_pages
 from kmcli.engines import Engine, Sampling
-from kmcli.engines.compressed import CompressedEngine
+from kmcli.engines.hf import HfEngine
 from kmcli.evaluation import METHODS
-from kmcli.evaluation.comparison import Comparison, Costs, Judged, Measure, Retriever, Row, Way
+from kmcli.evaluation.comparison import Adapter, Comparison, Costs, Judged, Measure, Retriever, Row, Way
 from kmcli.evaluation.costs import break_even
 from kmcli.evaluation.kinds import UNANSWERABLE, guess, ordered
 from kmcli.evaluation.methods import GREEDY, answer_all, gold_chunk
@@ -32,6 +32,7 @@ class Facts:
     text_tokens: int
     adapter_bytes: int | None = None
     training_seconds: float | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 def compare(
@@ -67,30 +68,13 @@ def compare(
             report(Event("compare", key, before + answered, total))
 
         progress(0)
-        how, passages = METHODS[way.method], found[way]
-        if how.reads == "evidence" and not all(passages):
-            notes[way] = f"no evidence found for {passages.count([])} of {len(asked)} questions"
-        else:
-            answers = answer_all(
-                way.method,
-                engines[way],
-                asked,
-                prompts,
-                text=join_pages(text) if how.reads == "text" else "",
-                passages=passages,
-                sampling=sampling,
-                progress=progress,
-            )
-            if answers is None:
-                notes[way] = f"prompt and answer do not fit in {engines[way].context:,} tokens"
-            else:
-                judged[way] = tuple(_judge(*pair, prompts) for pair in zip(answers, asked, strict=True))
-                shown, all_found = sum(len(one.evidence) for one in answers), sum(map(len, passages))
-                if shown < all_found:
-                    notes[way] = f"read {shown} of the {all_found} passages found: the rest did not fit"
+        read = join_pages(text) if METHODS[way.method].reads == "text" else ""
+        answered, notes[way] = _put(way, engines[way], asked, prompts, read, found[way], sampling, progress)
+        if answered is not None:
+            judged[way] = answered
         progress(len(asked))
     by, reference = measure_of(judged), reference_of(judged)
-    rows = [Row(way.key, fits=way in judged, note=notes.get(way, ""), **asdict(way)) for way in ways]
+    rows = [Row(way.key, fits=way in judged, note=notes[way], **asdict(way)) for way in ways]
     return Comparison(
         document.name,
         base,
@@ -107,6 +91,30 @@ def compare(
         _costs(facts, judged, rival_of(judged, by)) if facts else None,
         verdict(judged),
     )
+
+
+def _put(
+    way: Way,
+    engine: Engine,
+    questions: Sequence[Question],
+    prompts: Prompts,
+    text: str,
+    passages: Sequence[Sequence[Passage]],
+    sampling: Sampling,
+    progress: Callable[[int], None],
+) -> tuple[tuple[Judged, ...] | None, str]:
+    """A way's answers, None where the questions cannot be asked, and what to know of them. passages: per question."""
+    if METHODS[way.method].reads == "evidence" and not all(passages):
+        missing = sum(not some for some in passages)
+        return None, f"no evidence found for {missing} of {len(questions)} questions"
+    answers = answer_all(
+        way.method, engine, questions, prompts, text=text, passages=passages, sampling=sampling, progress=progress
+    )
+    if answers is None:
+        return None, f"prompt and answer do not fit in {engine.context:,} tokens"
+    shown, found = sum(len(one.evidence) for one in answers), sum(map(len, passages))
+    note = f"read {shown} of the {found} passages found: the rest did not fit" if shown < found else ""
+    return tuple(_judge(*pair, prompts) for pair in zip(answers, questions, strict=True)), note
 
 
 def _found(
@@ -188,8 +196,8 @@ def _scored(
 def _held(engine: Engine, facts: Facts | None) -> Callable[[float], float] | None:
     if facts is None:
         return None
-    left = engine.held if isinstance(engine, CompressedEngine) else float
-    return lambda tokens: float(facts.kv_bytes(math.ceil(left(tokens))))
+    held = engine.held if isinstance(engine, HfEngine) else float
+    return lambda tokens: float(facts.kv_bytes(math.ceil(held(tokens))))
 
 
 def _costs(facts: Facts, judged: Mapping[Way, Sequence[Judged]], rival: Way | None) -> Costs:
@@ -204,4 +212,5 @@ def _costs(facts: Facts, judged: Mapping[Way, Sequence[Judged]], rival: Way | No
         facts.training_seconds,
         rival.key if rival else None,
         paid,
+        facts.adapters,
     )

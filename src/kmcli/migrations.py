@@ -112,11 +112,30 @@ def m004_tags_and_changes(db: sqlite3.Connection) -> None:
         )
 
 
+def m005_kept_modules(db: sqlite3.Connection) -> None:
+    db.execute(
+        """
+        CREATE TABLE kept (  -- modules of other kinds of adapter than the document's own, of the same text
+            id TEXT PRIMARY KEY,
+            document_id TEXT NOT NULL REFERENCES documents (id) ON DELETE CASCADE,
+            adapter TEXT NOT NULL,
+            text_sha256 TEXT NOT NULL,
+            recipe TEXT NOT NULL,
+            metrics TEXT NOT NULL,
+            created TEXT NOT NULL,
+            finished INTEGER NOT NULL,
+            UNIQUE (document_id, adapter)
+        )
+        """
+    )
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
     m001_documents,
     m002_modules,
     m003_extractors,
     m004_tags_and_changes,
+    m005_kept_modules,
 ]
 
 

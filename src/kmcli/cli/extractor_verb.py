@@ -14,7 +14,7 @@ from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from kmcli.types import Extractor
+    from kmcli.library.extractors import Extractor
     from kmcli.workflows.extractor import TrainedExtractor
 
 Action = Literal["train", "ls", "show", "rm"]

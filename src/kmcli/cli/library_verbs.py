@@ -205,8 +205,9 @@ def show(
     if module is not None:
         screen.write("Knowledge Module", bold=True)
         facts = [*_module_facts(module, shown.entry.bytes), ("exam", exams.sentence(shown.entry.exam))]
+        facts.append(("beside it", ", ".join(ADAPTERS[one.recipe.adapter].described(one.recipe) for one in shown.kept)))
         screen.facts(facts, indent="  ")
-    return {**entry_data(shown.entry), "samples": dict(shown.samples)}
+    return {**entry_data(shown.entry), "samples": dict(shown.samples), "kept": [module_data(one) for one in shown.kept]}
 
 
 def _samples(samples: Mapping[str, int]) -> str:

@@ -29,7 +29,13 @@ UNTOUCHED = 2
 
 class CompressedEngine(HfEngine):
     def __init__(
-        self, loaded: Loaded, opening: Chat, kept: float, model: Any = None, adapter: bool | str = True
+        self,
+        loaded: Loaded,
+        opening: Chat,
+        kept: float,
+        model: Any = None,
+        adapter: bool | str = True,
+        others: Sequence[Any] = (),
     ) -> None:
         """opening: what all the chats begin with. kept: the share of its keys and values that stays, over 0 and up to 1.
 
@@ -37,7 +43,7 @@ class CompressedEngine(HfEngine):
         """
         if not 0 < kept <= 1:
             raise ValueError(f"the share kept must lie above 0 and not above 1, not {kept}")
-        super().__init__(loaded, model, adapter)
+        super().__init__(loaded, model, adapter, others)
         self.kept = kept
         self._opening = loaded.chat_ids(list(opening))
         self._squeeze = self._lowest
@@ -48,9 +54,9 @@ class CompressedEngine(HfEngine):
             )
 
     def held(self, tokens: float) -> float:
-        """How many tokens' keys and values are left of a chat of so many that begins with the opening."""
+        """Of a chat that begins with the opening."""
         layers = int(self.loaded.model.config.get_text_config().num_hidden_layers)
-        return tokens - len(self._opening) * (1 - share_kept(self.kept, layers))
+        return super().held(tokens) - len(self._opening) * (1 - share_kept(self.kept, layers))
 
     def _plan(self, prompts: list[list[int]], todo: Sequence[int], new: int) -> list[list[Group]]:
         """A prefix is the opening, as far as a prompt begins with it, and no more: questions alike are not compressed."""

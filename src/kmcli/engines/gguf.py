@@ -1,4 +1,4 @@
-"""A GGUF file opened by llama.cpp, with LoRA files on it: token ids, chats, the tokens it writes. Prints nothing."""
+"""A GGUF file opened by llama.cpp, with LoRA files on it: the tokens that it writes. Prints nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import math
 import os
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from kmcli.engines import Chat
 from kmcli.engines.bindings import complaints, library
-from kmcli.engines.template import compiled, rendered
+from kmcli.engines.gguf_vocabulary import GgufVocabulary
 from kmcli.engines.writing import Ranked
 from kmcli.errors import KmError, ResourceError
 
@@ -30,7 +28,7 @@ BATCH = 512
 _ALL_LAYERS = 0x7FFFFFFF
 
 
-class GgufFile:
+class GgufFile(GgufVocabulary):
     """A GGUF file, mapped into memory; a context manager, because that is given back by hand.
 
     context: tokens of prompt and answer together, for which memory is reserved at once; None: none, for `gguf_lanes`.
@@ -49,8 +47,7 @@ class GgufFile:
         vocab_only: bool = False,
     ) -> None:
         """Raises KmError where llama.cpp cannot open a file, ResourceError without llama-cpp-python."""
-        self._library = llama = library()
-        self._hint = hint
+        llama = library()
         self._held: list[int] = []
         """The tokens whose keys and values are in memory."""
         self._context: Any = None
@@ -58,18 +55,18 @@ class GgufFile:
         settings = llama.llama_model_default_params()
         settings.n_gpu_layers = _ALL_LAYERS if n_gpu_layers < 0 else n_gpu_layers
         settings.vocab_only = vocab_only
-        self._model = llama.llama_model_load_from_file(str(path).encode("utf-8", "surrogateescape"), settings)
-        if not self._model:
-            raise self._cannot_open(path)
-        self._free = weakref.finalize(self, _free, llama, owned := [self._model])
+        model = llama.llama_model_load_from_file(str(path).encode("utf-8", "surrogateescape"), settings)
+        if not model:
+            raise _cannot_open(path, hint)
+        super().__init__(llama, model, hint)
+        self._free = weakref.finalize(self, _free, llama, owned := [model])
         self._free.atexit = False  # the end of the process does it
-        self._vocabulary = llama.llama_model_get_vocab(self._model)
         if vocab_only or context is None:
             return
         self._loras = [(file, self.lora(file)) for file, _ in adapters]  # before the context, which reserves memory
         self._context = llama.llama_init_from_model(self._model, context_settings(llama, context))
         if not self._context:
-            raise self._cannot_open(path)
+            raise _cannot_open(path, hint)
         owned.insert(0, self._context)
         if adapters:
             self._set([weight for _, weight in adapters])
@@ -84,21 +81,15 @@ class GgufFile:
         scales = (ctypes.c_float * len(on))(*(weight for *_, weight in on))
         pointers = (self._library.llama_adapter_lora_p_ctypes * len(on))(*(lora for _, lora, _ in on))
         if self._library.llama_set_adapters_lora(self._context, pointers, len(on), scales):
-            raise self._cannot_open(on[0][0])
+            raise _cannot_open(on[0][0], self._hint)
 
     def lora(self, file: Path) -> Any:
         """A LoRA file in memory, until the model is closed. Raises KmError where llama.cpp cannot open it."""
         complaints.clear()
         found = self._library.llama_adapter_lora_init(self._model, str(file).encode("utf-8", "surrogateescape"))
         if not found:
-            raise self._cannot_open(file)
+            raise _cannot_open(file, self._hint)
         return found
-
-    def _cannot_open(self, path: Path) -> KmError:
-        reason = complaints[0] if complaints else "it does not say why"
-        for beginning in ("error loading model: ", "failed to apply lora adapter: "):
-            reason = reason.rpartition(beginning)[2]
-        return KmError(f"llama.cpp cannot open {path}: {reason.rstrip('.')}.", self._hint)
 
     def __enter__(self) -> Self:
         return self
@@ -110,12 +101,6 @@ class GgufFile:
 
     def close(self) -> None:
         self._free()
-
-    @property
-    def trained_context(self) -> int | None:
-        """Tokens that the file says it can read at once; None where it does not say."""
-        length = self._said(f"{self._said('general.architecture')}.context_length") or ""
-        return int(length) if length.isdecimal() and int(length) > 0 else None
 
     @property
     def library(self) -> ModuleType:
@@ -133,58 +118,6 @@ class GgufFile:
         said = self._said(f"{self._said('general.architecture')}.attention.key_length") or ""
         size = int(said) if said.isdecimal() else llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
         return int(2 * 2 * llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * size)
-
-    def _said(self, key: str) -> str | None:
-        """A value of the file's metadata, as text."""
-        size = 1 << 16
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = self._library.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
-            if length < size:
-                return buffer.raw[:length].decode("utf-8", "replace") if length >= 0 else None
-            size = length + 1
-
-    def ids(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of a text. special: with the special tokens that the file says are added, and those in the text."""
-        return self._tokenize(text, special, special)
-
-    def count(self, text: str) -> int:
-        """Tokens of a text by itself: none is added."""
-        return len(self._tokenize(text, False, True))
-
-    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8  # a token has a byte at least
-        ids = (self._library.llama_token * size)()
-        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, size, add_special, parse_special)
-        if count < 0:
-            raise KmError("llama.cpp cannot read this text.", self._hint)
-        return ids[:count]
-
-    def chat_ids(self, chat: Chat) -> list[int]:
-        """Token ids of a chat up to where the assistant starts to write, by the file's own template.
-
-        Without a template: plain text, a turn a paragraph, as in bases.chat_ids.
-        """
-        source = self._said("tokenizer.chat_template")
-        if source is None:
-            ids = self.ids("\n\n".join(content for _, content in chat) + "\n")
-            return ids[:-1] if ids[-1:] == [self._library.llama_vocab_eos(self._vocabulary)] else ids
-        import jinja2
-
-        try:
-            prompt = rendered(self._template, chat)
-        except (ValueError, TypeError, jinja2.TemplateError) as error:
-            raise KmError(f"the file's chat template does not accept this chat: {error}.", self._hint) from None
-        return self._tokenize(prompt, False, True)
-
-    @cached_property
-    def _template(self) -> Any:
-        ends = self._library.llama_vocab_bos(self._vocabulary), self._library.llama_vocab_eos(self._vocabulary)
-        return compiled(self._said("tokenizer.chat_template") or "", *map(self._text, ends))
-
-    def _text(self, token: int) -> str:
-        return self._library.llama_vocab_get_text(self._vocabulary, token).decode("utf-8") if token >= 0 else ""
 
     def tokens(
         self, prompt: Sequence[int], temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
@@ -284,22 +217,6 @@ class GgufFile:
         best = np.argsort(-logs, kind="stable")[:count]
         return float(logs[token]), [(int(other), float(logs[other])) for other in best]
 
-    def bytes(self, token: int, special: bool = False) -> bytes:
-        """What a token stands for: often part of a word, sometimes of a character.
-
-        special: the name of a special token, which is nothing otherwise.
-        """
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = self._library.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, special)
-            if length >= 0:
-                return buffer.raw[:length]
-            size = -length
-
-    def ends(self, token: int) -> bool:
-        return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
-
 
 def context_settings(llama: ModuleType, context: int) -> Any:
     settings = llama.llama_context_default_params()
@@ -309,6 +226,13 @@ def context_settings(llama: ModuleType, context: int) -> Any:
     settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     settings.no_perf = True
     return settings
+
+
+def _cannot_open(path: Path, hint: str) -> KmError:
+    reason = complaints[0] if complaints else "it does not say why"
+    for beginning in ("error loading model: ", "failed to apply lora adapter: "):
+        reason = reason.rpartition(beginning)[2]
+    return KmError(f"llama.cpp cannot open {path}: {reason.rstrip('.')}.", hint)
 
 
 def _free(llama: ModuleType, owned: list[Any]) -> None:

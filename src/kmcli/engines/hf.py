@@ -5,8 +5,8 @@ Chats that begin alike (the same chunk, asked again and again) are batched toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from kmcli.bases import Loaded
 from kmcli.bases.chat import token_text
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.prefixes import Batch, Group, plan
+from kmcli.engines.switching import switch
 from kmcli.engines.watching import TextPieces, Watcher, decode, up_to_end
 from kmcli.engines.writing import Ranked, in_words
 from kmcli.errors import ResourceError
@@ -36,9 +37,12 @@ and an answer is made of them."""
 class HfEngine:
     name = "hf"
 
-    def __init__(self, loaded: Loaded, model: Any = None, adapter: bool | str = True) -> None:
+    def __init__(
+        self, loaded: Loaded, model: Any = None, adapter: bool | str = True, others: Sequence[Any] = ()
+    ) -> None:
         """model: a carrier of adapters over the same base (see `adapters`); the base itself where it is None. adapter False
-        switches its off; a name: that one of its adapters is on whenever it computes here."""
+        switches its off; a name: that one of its adapters is on whenever it computes here. others: more carriers over the
+        same base, whose adapters are off meanwhile."""
         if model is None and adapter is not True:
             raise ValueError("there is no adapter to switch off or on")
         self.loaded = loaded
@@ -51,11 +55,18 @@ class HfEngine:
         self._causal: Any = under_adapter() if under_adapter else self.torch_model
         self._shares: bool | None = None  # not tried yet
         self._squeeze: Callable[[Prefixes], Prefixes] | None = None  # what is done to a prefix when it has been read
-        self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter)
+        self._switched: Callable[[], AbstractContextManager[Any]] = switch(model, adapter, others)
+        self.standing = 0
+        """Tokens that stand before whatever is read."""
         if hasattr(model, "before"):  # there is no torch to import otherwise
             with self._switched():
                 before = self._before()
-            self.context -= before[0][0].shape[1] if before else 0
+            self.standing = before[0][0].shape[1] if before else 0
+        self.context -= self.standing
+
+    def held(self, tokens: float) -> float:
+        """How many tokens' keys and values are kept of a chat of so many."""
+        return tokens + self.standing
 
     def count(self, chat: Chat) -> int:
         return len(self.loaded.chat_ids(list(chat)))
@@ -255,19 +266,6 @@ class HfEngine:
         text = decode(ids, self.loaded).strip()
         told = in_words(ids, ranked, partial(token_text, self.loaded.tokenizer)) if ranked is not None else None
         return Generation(text, prompt_tokens, len(ids), len(ids) < len(written), told)
-
-
-def _switch(model: Any, adapter: bool | str) -> Callable[[], AbstractContextManager[Any]]:
-    if isinstance(adapter, str):
-        return partial(_using, model, adapter)
-    return nullcontext if adapter else model.disable_adapter
-
-
-@contextmanager
-def _using(model: Any, name: str) -> Iterator[None]:
-    if model.active_adapters != [name]:
-        model.set_adapter(name)
-    yield
 
 
 def _rows(batch: Batch) -> list[int]:

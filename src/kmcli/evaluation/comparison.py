@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kmcli.library.exams import Exam
-from kmcli.types import Answer, Method, Question, Score
+from kmcli.types import AdapterName, Answer, Method, Question, Score
 
 Measure = Literal["exact_match", "f1"]
 Retriever = Literal["bm25", "dense", "hybrid"]
@@ -29,21 +29,25 @@ class Judged:
 @dataclass(frozen=True, slots=True)
 class Way:
     """A method with what it is told: one row. retriever and k: of methods that read passages; kept: of `full-l2`, the share
-    of the text's keys and values that stays."""
+    of the text's keys and values that stays; adapter: whose module, where it is not the one that the document answers by."""
 
     method: Method
     retriever: Retriever | None = None
     k: int | None = None
     kept: float | None = None
+    adapter: AdapterName | None = None
 
     @property
     def key(self) -> str:
-        """As people write and read it: rag@3, rag@3:dense, full-l2@0.5. Two different rows never have the same."""
+        """As people write and read it: rag@3, rag@3:dense, full-l2@0.5, km:cartridge. Two different rows never have
+        the same."""
         key: str = self.method
         if self.k is not None:
             key += f"@{self.k}"
         if self.retriever not in (None, "bm25"):
             key += f":{self.retriever}"
+        if self.adapter:
+            key += f":{self.adapter}"
         return key if self.kept is None else f"{key}@{self.kept:g}"
 
 
@@ -78,6 +82,22 @@ class Row:
     note: str = ""
     judged: Score | None = None
     judged_p_km: float | None = None
+    adapter: AdapterName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What a document's module costs, beside what its row says of its answers.
+
+    key: of that row. tokens: how many stand before every question; a LoRA has none. size: bytes on disk. training_seconds:
+    None where that is not known.
+    """
+
+    key: str
+    name: AdapterName
+    tokens: int
+    size: int
+    training_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +107,8 @@ class Costs:
     adapter_bytes: of the Knowledge Module on disk. text_tokens, text_kv_bytes: of the whole document, fit it or not.
     training_seconds: what making the module took; None where that is not known, or there is no module.
     rival: the key of the row that break_even speaks of. break_even: after so many questions training has taken no more
-    time than that row's longer answers; None where a question takes the KM no less time.
+    time than that row's longer answers; None where a question takes the KM no less time. adapters: of several modules of the
+    document, each; empty where it has one.
     """
 
     text_tokens: int
@@ -96,6 +117,7 @@ class Costs:
     training_seconds: float | None = None
     rival: str | None = None
     break_even: int | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _scored(row: Row, answers: dict[str, tuple[Judged, ...]]) -> Row:
 
 def _told(comparison: Comparison, name: str) -> str:
     """The sentence that follows the verdict: the same two rows as there, by the judge; "" where there are no two."""
-    rows = {Way(row.method, row.retriever, row.k, row.kept): row for row in comparison.rows if row.fits}
+    rows = {Way(row.method, row.retriever, row.k, row.kept, row.adapter): row for row in comparison.rows if row.fits}
     judged = {way: comparison.answers[row.key] for way, row in rows.items()}
     km, rival = Way("km"), rival_of(judged, comparison.measure)
     if km not in judged or rival is None:

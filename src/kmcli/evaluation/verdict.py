@@ -43,7 +43,7 @@ def rival_of(judged: Judgements, by: Measure) -> Way | None:
 
 def gap(judged: Judgements, by: Measure) -> float | None:
     reference = reference_of(judged)
-    ends = [way for method in ("km", "bare") for way in judged if way.method == method]
+    ends = [way for way in (Way("km"), Way("bare")) if way in judged]
     if reference is None or len(ends) < 2:
         return None
     km, bare, best = (fmean(values(judged[way], by)) for way in (*ends, reference))
@@ -67,6 +67,8 @@ def label(way: Way, among: Judgements) -> str:
         told.append(f"{way.k} passage{'' if way.k == 1 else 's'}")
     if len({other.kept for other in alike}) > 1:
         told.append(f"{way.kept:.0%} kept")
+    if way.adapter:
+        told.append(way.adapter)
     return f"{name} ({', '.join(told)})" if told else name
 
 

@@ -10,6 +10,7 @@
     files.py      writing so that a crash loses nothing that was reported done
     database.py   the SQLite file, its transactions and what its errors mean
     locks.py      one lock per document, across processes
+    trained.py    what the Library has of Knowledge Modules, and those that are kept beside the one that answers
     modules.py    Knowledge Modules: committed, replaced, read back
     samples.py    study material: a file of JSON lines that only grows
     conversations.py  what was asked in km chat, and the answers

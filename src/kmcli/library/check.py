@@ -7,6 +7,7 @@ database was lost looks exactly like one that is full of leftovers.
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -102,25 +103,30 @@ class _Inspection:
             self.found(message, REPAIR, lambda: study.cut(path))
 
     def _module(self, document: Document) -> None:
+        for row in self.database.rows("SELECT * FROM kept WHERE document_id = ?", document.id):
+            self._files_of(document, row, "kept", f"the kept {row['adapter']} of {document.name}")
         rows = self.database.rows("SELECT * FROM modules WHERE document_id = ?", document.id)
-        if not rows:
+        if not rows or not self._files_of(document, rows[0], "modules", f"the Knowledge Module of {document.name}"):
             return
-        module_id = rows[0]["id"]
-        folder = self.layout.module(module_id)
-        if not has_weights(folder):
-            message = f"the Knowledge Module of {document.name} has lost its weights."
-            hint = f"km doctor --repair forgets it; then train it again with: km train {document.name}"
-            self.found(message, hint, lambda: self.database.rows("DELETE FROM modules WHERE id = ?", module_id))
-            return
-        for name in ("recipe.json", "metrics.json"):
-            file, wanted = folder / name, rows[0][name.removesuffix(".json")].encode()
-            if not file.exists() or file.read_bytes() != wanted:
-                message = f"{name} of the Knowledge Module of {document.name} is missing or has been changed."
-                self.found(message, REPAIR, partial(files.write, file, wanted))
         workspace = self.layout.workspace(document)
         if any(workspace.glob("*")) and not unfinished(workspace, rows[0]["finished"]):
             message = f"{document.name} has files left over from a training that was finished."
             self.found(message, REPAIR, partial(files.delete, workspace))
+
+    def _files_of(self, document: Document, row: sqlite3.Row, table: str, what: str) -> bool:
+        """Whether a module has its weights. table: where its row is."""
+        folder, module_id = self.layout.module(row["id"]), row["id"]
+        if not has_weights(folder):
+            hint = f"km doctor --repair forgets it; then train it again with: km train {document.name}"
+            forget = partial(self.database.rows, f"DELETE FROM {table} WHERE id = ?", module_id)
+            self.found(f"{what} has lost its weights.", hint, forget)
+            return False
+        for name in ("recipe.json", "metrics.json"):
+            file, wanted = folder / name, row[name.removesuffix(".json")].encode()
+            if not file.exists() or file.read_bytes() != wanted:
+                message = f"{name} of {what} is missing or has been changed."
+                self.found(message, REPAIR, partial(files.write, file, wanted))
+        return True
 
     def extractors(self) -> None:
         for row in self.database.rows("SELECT id, name FROM extractors ORDER BY name_key"):
@@ -134,7 +140,7 @@ class _Inspection:
         """What belongs to no document. In a transaction, so that no other process is half-way through adding one."""
         with self.database.transaction():
             documents = {row["id"] for row in self.database.rows("SELECT id FROM documents")}
-            modules = {row["id"] for row in self.database.rows("SELECT id FROM modules")}
+            modules = {row["id"] for row in self.database.rows("SELECT id FROM modules UNION SELECT id FROM kept")}
             extractors = {row["id"] for row in self.database.rows("SELECT id FROM extractors")}
             extractors |= {path.name for path in self.layout.extractors.glob(f"{UNFINISHED}*")}
             folders = (self.layout.documents, self.layout.modules, self.layout.extractors)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kmcli.errors import KmError, NotFoundError, UsageError, did_you_mean
 from kmcli.library import files, names
@@ -16,7 +18,61 @@ from kmcli.library.contents import now
 from kmcli.library.database import Database
 from kmcli.library.layout import Layout, has_weights
 from kmcli.library.locks import Locks
-from kmcli.types import Extractor, ExtractorRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorRecipe:
+    """Everything that decides what a Knowledge Extractor becomes. Saved beside its weights."""
+
+    model: str = "embedded"
+    revision: str = ""
+    base_label: str = ""
+    modules: bool = True
+    """Whether the documents' Knowledge Modules are on."""
+    passages: int = 0
+    """Of its document, so many retrieved ones stand in front of a question."""
+    rank: int = 16
+    alpha: int = 16
+    learning_rate: float = 1e-4
+    weights_rate: float = 10.0
+    """What it is multiplied by for the layers' pairs of weights."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: float = 0.06
+    """Share of the steps."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    steps: int = 0
+    """0: as many as `epochs` over the questions take."""
+    epochs: float = 12.0
+    batch: int = 16
+    """Questions a step."""
+    held_out: float = 0.125
+    """Share of the documents whose questions are never trained on; decides early stopping."""
+    early_stopping: bool = True
+    seed: int = 0
+    format: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExtractorRecipe:
+        """Unknown keys are an error (TypeError), as in a Recipe."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """A Knowledge Extractor on disk: what several documents' Knowledge Modules are read with (PEFT's format, and the weights
+    of both). documents: ids of those whose questions it was made with."""
+
+    id: str
+    name: str
+    path: Path
+    recipe: ExtractorRecipe
+    metrics: Mapping[str, Any]
+    documents: tuple[str, ...]
+    created: str
 
 
 class Extractors:

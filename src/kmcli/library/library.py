@@ -7,14 +7,12 @@ true; then the deletion of what they replace. A crash in between leaves files th
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from kmcli.errors import KmError, ResourceError
-from kmcli.library import aged, contents, files, modules, names
+from kmcli.library import aged, contents, files, names
 from kmcli.library.beside import Beside
 from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
@@ -23,13 +21,14 @@ from kmcli.library.conversations import Conversations
 from kmcli.library.database import Database
 from kmcli.library.exams import Exams
 from kmcli.library.extractors import Extractors
-from kmcli.library.layout import RUN, Layout, has_weights
-from kmcli.library.material import Material, removed
+from kmcli.library.layout import Layout
+from kmcli.library.material import removed
 from kmcli.library.published import Published
-from kmcli.types import Chunk, Document, Ingested, KnowledgeModule, Recipe, State
+from kmcli.library.trained import Trained
+from kmcli.types import Document, Ingested
 
 
-class Library(Material):
+class Library(Trained):
     """A folder with everything that km keeps. For one thread; any number of processes may have it open.
 
     A method that changes a document takes the document's lock if `lock` does not hold it already, and raises KmError
@@ -208,12 +207,12 @@ class Library(Material):
         """Forget a document: its text, study material, module and cache. The file it came from is not touched."""
         document = self.find(name)
         with self.lock(document, "rm"), files.explained(self.home):
-            module = self._trained(document)
+            trained = self._all_modules(document)
             with self._database.transaction():
                 self._database.rows("DELETE FROM documents WHERE id = ?", document.id)
                 self._publish(document, None)
             files.delete(self._layout.document(document))
-            if module:
+            for module in trained:
                 files.delete(self._layout.module(module["id"]))
             files.delete(self.cache_of(document.id))
             self._locks.forget(document.id)
@@ -233,58 +232,6 @@ class Library(Material):
     def source_file(self, document: Document) -> Path:
         """The copy of the bytes as given."""
         return self._layout.source(document)
-
-    # --- modules --------------------------------------------------------------------------------------------------
-
-    def state(self, document: Document) -> State:
-        """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
-        return modules.state(self._layout, document, self._trained(document))
-
-    def begin_training(self, document: Document, run: bytes) -> None:
-        """Note in the workspace what is being trained: from now on there is an unfinished training, whatever the clock
-        says."""
-        with self.lock(document, "train"), files.explained(self.home):
-            row = self._trained(document)
-            files.write(self.workspace(document) / RUN, run, changed=row["finished"] if row else 0)
-
-    def commit_module(
-        self,
-        document: Document,
-        folder: Path,
-        recipe: Recipe,
-        metrics: Mapping[str, Any],
-        cut: Sequence[Chunk] = (),
-    ) -> KnowledgeModule:
-        """Make the finished files in a staging folder the document's module, in place of the one before.
-
-        metrics: anything that JSON can hold. The module counts as trained on `document`'s text_sha256, in the chunks `cut`.
-        Raises ValueError where the folder holds no weights in safetensors.
-        """
-        if not has_weights(folder):
-            raise ValueError(f"{folder} holds no safetensors weights")
-        with self.lock(document, "train"), files.explained(self.home):
-            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut)
-            files.delete(self._layout.workspace(document))
-        module = self.module(document)
-        if module is None:  # its folder was taken away since it was moved there
-            raise files.gone(self.home)
-        return module
-
-    def module(self, document: Document) -> KnowledgeModule | None:
-        """The document's module, fresh or stale; None where there is none or its files are gone.
-
-        Raises KmError where it was trained by a newer km.
-        """
-        row = self._trained(document)
-        return modules.as_value(self._layout, document, row) if row else None
-
-    def cut(self, module: KnowledgeModule) -> list[Chunk]:
-        """The chunks of the text that a module was trained on; [] where they are not known."""
-        return modules.chunks(module.path)
-
-    def last_trained(self) -> Document | None:
-        """The document whose module was committed last."""
-        return next(filter(self._trained, self._database.trained()), None)
 
     # --- damage -----------------------------------------------------------------------------------------------------
 
@@ -321,9 +268,6 @@ class Library(Material):
         """The document that has the same bytes or, else, came from the same source."""
         same = self.catalogue.of_bytes(ingested.sha256)
         return same or (self.catalogue.of_source(ingested.source) if ingested.source != "-" else None)
-
-    def _trained(self, document: Document) -> sqlite3.Row | None:
-        return modules.row_of(self._layout, self._database, document)
 
     def _refuse_taken(self, name: str, allowed: Document | None) -> None:
         owner = self._database.document("name_key", names.key(name))

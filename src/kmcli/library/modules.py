@@ -1,4 +1,8 @@
-"""A document's Knowledge Module: its row in the database and its folder, which come and go together."""
+"""A document's Knowledge Module: its row in the database and its folder, which come and go together.
+
+A module that another kind of adapter replaces is kept, one of each kind, as long as the document's text is the one that it
+was trained on: a row of the table `kept`.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,23 @@ from kmcli.library.layout import RUN, Layout, unfinished
 from kmcli.types import Chunk, Document, KnowledgeModule, Recipe, State
 
 CHUNKS = "chunks.json"
+_COLUMNS = "id, document_id, text_sha256, recipe, metrics, created, finished"
 
 
 def row_of(layout: Layout, database: Database, document: Document) -> sqlite3.Row | None:
     """The document's row in the table modules; None where there is none or its folder is gone."""
     rows = database.rows("SELECT * FROM modules WHERE document_id = ?", document.id)
     return rows[0] if rows and layout.module(rows[0]["id"]).is_dir() else None
+
+
+def kept(layout: Layout, database: Database, document: Document) -> list[sqlite3.Row]:
+    """The rows of the document's kept modules whose folders are there, of the text as it is."""
+    rows = database.rows(
+        "SELECT * FROM kept WHERE document_id = ? AND text_sha256 = ? ORDER BY adapter",
+        document.id,
+        document.text_sha256,
+    )
+    return [row for row in rows if layout.module(row["id"]).is_dir()]
 
 
 def state(layout: Layout, document: Document, row: sqlite3.Row | None) -> State:
@@ -76,16 +91,38 @@ def commit(
     with suppress(FileNotFoundError):  # after what the training began with, also where the clock was put back since
         finished = max(finished, (layout.workspace(document) / RUN).stat().st_mtime_ns + 1)
     with database.transaction():
-        old = database.rows("SELECT id FROM modules WHERE document_id = ?", document.id)
         files.move(folder, layout.module(module_id))
-        database.rows("DELETE FROM modules WHERE document_id = ?", document.id)
+        _set_aside(database, document)
+        old = "document_id = ? AND (adapter = ? OR text_sha256 <> ?)", document.id, recipe.adapter, document.text_sha256
+        replaced = database.rows(f"SELECT id FROM kept WHERE {old[0]}", *old[1:])
+        database.rows(f"DELETE FROM kept WHERE {old[0]}", *old[1:])
         database.rows(
-            "INSERT INTO modules (id, document_id, text_sha256, recipe, metrics, created, finished)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO modules ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(module_id, document.id, document.text_sha256, recipe_json, metrics_json, now(), finished),
         )
-    for row in old:
+    for row in replaced:
         files.delete(layout.module(row["id"]))
+
+
+def take_up(database: Database, document: Document, module_id: str) -> None:
+    """Make a kept module the document's own, and keep what was that."""
+    with database.transaction():
+        if not database.rows("SELECT 1 FROM kept WHERE id = ?", module_id):
+            raise ValueError(f"{module_id} is not kept")
+        _set_aside(database, document)
+        database.rows(f"INSERT INTO modules ({_COLUMNS}) SELECT {_COLUMNS} FROM kept WHERE id = ?", module_id)
+        database.rows("DELETE FROM kept WHERE id = ?", module_id)
+
+
+def _set_aside(database: Database, document: Document) -> None:
+    """Keep the document's module, in place of one of its kind. Within a transaction."""
+    for row in database.rows("SELECT * FROM modules WHERE document_id = ?", document.id):
+        database.rows("DELETE FROM modules WHERE id = ?", row["id"])
+        database.rows(
+            f"INSERT INTO kept (adapter, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            json.loads(row["recipe"]).get("adapter", "lora"),
+            *(row[column] for column in _COLUMNS.split(", ")),
+        )
 
 
 def chunks(folder: Path) -> list[Chunk]:

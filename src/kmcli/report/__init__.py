@@ -15,6 +15,7 @@ from importlib import resources
 
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.comparison import Comparison, Costs, Forgetting, Row
+from kmcli.report.adapters import adapters
 from kmcli.report.answers import answers, failures
 from kmcli.report.exam import strip
 from kmcli.report.html import Html, Part, el, join
@@ -159,7 +160,7 @@ def _costs(comparison: Comparison) -> Html:
     if costs.training_seconds is not None:
         tiles.append(_tile(seconds(costs.training_seconds), "to train it, once"))
     tiles += _paid(costs)
-    return el("div", *tiles, class_="tiles")
+    return join([el("div", *tiles, class_="tiles"), adapters(comparison)])
 
 
 def _paid(costs: Costs) -> list[Html]:

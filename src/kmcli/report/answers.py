@@ -30,20 +30,21 @@ def mark(judged: Judged) -> Mark:
 
 
 def shown_rows(comparison: Comparison) -> list[str]:
-    """The keys of the rows that stand side by side: one of each method; of several that of the verdict, else the best.
-    Where the methods are too many, those that the headline speaks of, and the best of the others."""
-    chosen: dict[str, str] = {}
+    """The keys of the rows that stand side by side: one of each method and adapter; of several that of the verdict, else the
+    best. Where the methods are too many, those that the headline speaks of, and the best of the others."""
+    chosen: dict[tuple[str, str | None], str] = {}
     rival = comparison.costs.rival if comparison.costs else None
     for row in comparison.rows:
         if row.key not in comparison.answers:
             continue
-        before = chosen.get(row.method)
+        kind = row.method, row.adapter
+        before = chosen.get(kind)
         if (
             before is None
             or row.key == rival
             or (before != rival and _right(comparison, row.key) > _right(comparison, before))
         ):
-            chosen[row.method] = row.key
+            chosen[kind] = row.key
     keys = list(chosen.values())
     first = [key for key in keys if key in ("bare", "km", "full", rival, comparison.reference)]
     others = sorted((key for key in keys if key not in first), key=lambda key: -_right(comparison, key))

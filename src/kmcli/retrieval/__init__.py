@@ -10,7 +10,7 @@ For `bm25`, words are stemmed as English and compared without case or accents; a
 words.
 
 To add one: a class with `search` and a row here, its name in `evaluation.comparison.Retriever`, and how it is opened in
-`workflows/comparing.py`.
+`workflows/compared.py`.
 """
 
 from __future__ import annotations

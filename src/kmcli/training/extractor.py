@@ -22,12 +22,13 @@ from kmcli.adapters.extractor import Mixture
 from kmcli.adapters.stack import Adapter
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError, ResourceError
+from kmcli.library.extractors import ExtractorRecipe
 from kmcli.training import checkpoint, figures
 from kmcli.training.forward import check_head, decoder, logits, out_of_memory
 from kmcli.training.gradients import MICRO_TOKENS, OTHERWISE
 from kmcli.training.loop import CHECKPOINT_EVERY, EVALUATE_EVERY, EVALUATIONS, PATIENCE, learning_rate_factor
 from kmcli.training.memory import kept_memory
-from kmcli.types import Event, ExtractorRecipe, Recipe, Reporter
+from kmcli.types import Event, Recipe, Reporter
 
 MODULE_BYTES = 1 << 30
 """Of Knowledge Modules that are kept in memory while they wait for their next question."""

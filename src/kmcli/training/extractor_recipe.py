@@ -8,7 +8,7 @@ from typing import Any
 
 from kmcli.bases import Base
 from kmcli.errors import UsageError, did_you_mean
-from kmcli.types import ExtractorRecipe
+from kmcli.library.extractors import ExtractorRecipe
 
 _FIXED = ("model", "revision", "base_label", "modules", "format")
 _LIMITS: dict[str, tuple[float, float]] = {

@@ -12,6 +12,7 @@ Shapes: B rows, n new tokens, L layers, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from kmcli.bases import Loaded
-from kmcli.engines import attention
+from kmcli.engines import Sampling, attention
+from kmcli.engines.decoding import choose
 from kmcli.objectives import OfSamples
 from kmcli.training.forward import decoder, logits
 from kmcli.training.mixture import Mixture
@@ -68,9 +70,9 @@ class Renewal:
     def renew(self, step: int, batches: Iterable[Iterable[int]]) -> dict[str, list[int]]:
         """Write new responses for what the batches of the next steps read. Returns them, for the checkpoint."""
         wanted = sorted(self.indices.intersection(index for batch in batches for index in batch))
-        seed = self.recipe.seed * 1_000_003 + step
+        seeds = [random.Random(f"{self.recipe.seed} {step} {index}").getrandbits(63) for index in wanted]
         views = [self.first[index] for index in wanted]
-        written = write(self.model, self.loaded, views, self.recipe, seed)
+        written = write(self.model, self.loaded, views, self.recipe, seeds)
         for index, one in zip(wanted, written, strict=True):
             self._put(index, one)
         return {str(index): one.response for index, one in zip(wanted, written, strict=True)}
@@ -97,46 +99,48 @@ def prompts(view: View) -> tuple[list[int], list[int]]:
     return view.teacher_ids[: view.teacher_mask.index(True)], view.student_ids[: view.student_mask.index(True)]
 
 
-def write(model: Any, loaded: Loaded, views: Sequence[View], recipe: Recipe, seed: int) -> list[Written]:
-    """A new response to the prompt of every view, at the recipe's temperature; the same for the same seed and views.
+Asked = tuple[list[int], list[int], int]
+"""Of a row: the teacher's prompt, the student's, and the seed of its randomness."""
+
+
+def write(model: Any, loaded: Loaded, views: Sequence[View], recipe: Recipe, seeds: Sequence[int]) -> list[Written]:
+    """A new response to the prompt of every view, at the recipe's temperature. The same for the same view and seed, but for
+    rounding, whatever is written beside it.
 
     model: the student; its adapter is switched off where the teacher reads. A response is at most a chunk long. Raises
     ResourceError where memory does not suffice for one.
     """
     found: dict[int, Written] = {}
-    generator = torch.Generator(loaded.device).manual_seed(seed)
 
-    def read(asked: Sequence[tuple[list[int], list[int]]]) -> list[Written]:
-        return _write(model, loaded, asked, recipe, generator)
+    def read(asked: Sequence[Asked]) -> list[Written]:
+        return _write(model, loaded, asked, recipe)
 
     for batch in _batches(views):
-        written = together(model, [prompts(views[index]) for index in batch], read)
-        found.update(zip(batch, written, strict=True))
+        asked = [(*prompts(views[index]), seeds[index]) for index in batch]
+        found.update(zip(batch, together(model, asked, read), strict=True))
     return [found[index] for index in range(len(views))]
 
 
-def _write(
-    model: Any,
-    loaded: Loaded,
-    asked: Sequence[tuple[list[int], list[int]]],
-    recipe: Recipe,
-    generator: torch.Generator,
-) -> list[Written]:
-    """asked: the teacher's and the student's prompt of every row."""
+def _write(model: Any, loaded: Loaded, asked: Sequence[Asked], recipe: Recipe) -> list[Written]:
     size = recipe.skd_draft if recipe.skd_accept else 1  # where nothing is accepted, drafts are written for nothing
-    teacher = _Reader(model, loaded, [prompt for prompt, _ in asked], model.disable_adapter)
-    student = _Reader(model, loaded, [prompt for _, prompt in asked], nullcontext)
-    room = [max(1, min(recipe.chunk_tokens, loaded.base.context - len(prompt))) for prompt, _ in asked]
-    pending = torch.tensor([prompt[-1] for prompt, _ in asked], device=loaded.device)
+    teacher = _Reader(model, loaded, [prompt for prompt, _, _ in asked], model.disable_adapter)
+    student = _Reader(model, loaded, [prompt for _, prompt, _ in asked], nullcontext)
+    room = [max(1, min(recipe.chunk_tokens, loaded.base.context - len(prompt))) for prompt, _, _ in asked]
+    pending = torch.tensor([prompt[-1] for prompt, _, _ in asked], device=loaded.device)
     responses: list[list[int]] = [[] for _ in asked]
     targets: list[list[torch.Tensor]] = [[] for _ in asked]
     places = torch.arange(size, device=loaded.device)
+    generators = [torch.Generator().manual_seed(seed) for _, _, seed in asked]
+    sampling = Sampling(temperature=recipe.temperature)
     ended = [False] * len(asked)
     while not all(ended):
+        draws_nB2 = torch.stack([torch.rand((size + 1, 2), generator=one) for one in generators], dim=1).to(
+            loaded.device
+        )
         drafts = [pending]
-        for _ in range(size):
+        for draws_B2 in draws_nB2[:size]:
             states = student.read(drafts[-1][:, None])
-            drafts.append(_draw(logits(model, states[-1, :, 0]), recipe.temperature, generator))
+            drafts.append(choose(logits(model, states[-1, :, 0]).float(), sampling, draws_B2))
         block_Bn = torch.stack(drafts[:-1], dim=1)
         judged_LBnD = teacher.read(block_Bn)
         judged_BnV = logits(model, judged_LBnD[-1])
@@ -144,9 +148,8 @@ def _write(
         chosen_Bn1 = judged_BnV.gather(-1, drafted_Bn[..., None])
         accepted_Bn = (judged_BnV > chosen_Bn1).sum(-1) < recipe.skd_accept
         stand_B = accepted_Bn.long().cumprod(-1).sum(-1)
-        instead_B = _draw(
-            judged_BnV[torch.arange(len(asked)), stand_B.clamp_max(size - 1)], recipe.temperature, generator
-        )
+        refused_BV = judged_BnV[torch.arange(len(asked)), stand_B.clamp_max(size - 1)]
+        instead_B = choose(refused_BV.float(), sampling, draws_nB2[size])
         tokens_Bn = torch.where(places == stand_B[:, None], instead_B[:, None], drafted_Bn)
         new_B = (stand_B + 1).clamp_max(size)
         for reader in (teacher, student):
@@ -238,11 +241,3 @@ def _batches(views: Sequence[View]) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def _draw(logits_BV: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """A token a row: the likeliest at temperature 0."""
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    chances = (logits_BV.float() / temperature).softmax(-1)
-    return torch.multinomial(chances, 1, generator=generator)[:, 0]

@@ -26,7 +26,7 @@ TOKENS_PER_BATCH = 4096
 Row = tuple[list[int], list[bool]]
 """Ids, and which of them are scored."""
 
-Given = TypeVar("Given", Row, tuple[list[int], list[int]])
+Given = TypeVar("Given", Row, tuple[list[int], list[int], int])
 Found = TypeVar("Found")
 
 

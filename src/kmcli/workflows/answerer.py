@@ -13,11 +13,12 @@ from kmcli.chunking import join_pages
 from kmcli.engines import Chat, Sampling
 from kmcli.errors import KmError, UsageError
 from kmcli.evaluation.methods import build_chat, fit
+from kmcli.library.extractors import Extractor
 from kmcli.retrieval import Index
 from kmcli.routing import support
 from kmcli.routing.confidence import Calibration
 from kmcli.routing.gate import NAMED
-from kmcli.types import Answer, Document, Extractor, KnowledgeModule, Method, Passage
+from kmcli.types import Answer, Document, KnowledgeModule, Method, Passage
 from kmcli.workflows import extracting
 from kmcli.workflows.answering import Answering, Member, Weighed, open_answering, open_weighed
 from kmcli.workflows.auto import Auto, Choice, calibration_of, open_auto

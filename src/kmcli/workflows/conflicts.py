@@ -119,19 +119,19 @@ def _different(some: Sequence[tuple[str, str]], places: dict[str, tuple[int, Chu
     answers: dict[str, set[str]] = {}
     for sha256, answer in some:
         answers.setdefault(sha256, set()).add(normalise(answer))
-    sayings: list[Said] = []
+    sayings: list[tuple[Said, Chunk]] = []
     for sha256, answer in some:
         number, chunk = places[sha256]
         alone = len(answers[sha256]) == 1
         # what overlaps says the same, and what stands in the other passage too is no other value there
-        if alone and not any(_same(answer, chunk.text, said, places) for said in sayings):
-            sayings.append(Said(answer, number, chunk.start, chunk.first_page))
-    return sayings
+        if alone and not any(_same(answer, chunk.text, said.answer, there.text) for said, there in sayings):
+            sayings.append((Said(answer, number, chunk.start, chunk.first_page), chunk))
+    return [said for said, _ in sayings]
 
 
-def _same(answer: str, text: str, said: Said, places: dict[str, tuple[int, Chunk]]) -> bool:
-    there = next(chunk.text for number, chunk in places.values() if number == said.passage)
-    mine, other = normalise(answer), normalise(said.answer)
-    inside = f" {mine} " in f" {other} " or f" {other} " in f" {mine} "
-    shared = f" {mine} " in f" {normalise(there)} " or f" {other} " in f" {normalise(text)} "
-    return inside or shared or agrees(answer, said.answer)
+def _same(answer: str, text: str, other: str, there: str) -> bool:
+    """Whether two passages, each with its answer, answer alike."""
+    mine, theirs = f" {normalise(answer)} ", f" {normalise(other)} "
+    inside = mine in theirs or theirs in mine
+    shared = mine in f" {normalise(there)} " or theirs in f" {normalise(text)} "
+    return inside or shared or agrees(answer, other)

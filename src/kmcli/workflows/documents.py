@@ -40,12 +40,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """samples: lines of study material by task. exam: of its Knowledge Module, where there was one and it is wished for;
-    conflicts: what passages then answer in different ways, as `workflows.conflicts.Conflict`; confidence: as
-    `routing.confidence.Calibration`."""
+    """samples: lines of study material by task. kept: modules of other kinds of adapter than its own. exam: of its Knowledge
+    Module, where there was one and it is wished for; conflicts: what passages then answer in different ways, as
+    `workflows.conflicts.Conflict`; confidence: as `routing.confidence.Calibration`."""
 
     entry: Entry
     samples: Mapping[str, int]
+    kept: Sequence[KnowledgeModule] = ()
     exam: Exam | None = None
     conflicts: Sequence[Mapping[str, Any]] = ()
     confidence: Mapping[str, Any] | None = None
@@ -124,11 +125,12 @@ def show(house: House, name: str, exam: bool = False) -> Shown:
         house.warn(str(outdated))
     found = house.library.exams.of(shown.module) if exam and shown.module else None
     samples = Counter(sample.task for sample in house.library.samples(document))
+    kept = house.library.kept_modules(document)
     if not (found and shown.module):
-        return Shown(shown, samples)
+        return Shown(shown, samples, kept)
     beside = house.library.beside
     conflicts, confidence = (beside.of(shown.module, "conflicts"), beside.of(shown.module, "confidence"))
-    return Shown(shown, samples, found, conflicts or (), confidence)
+    return Shown(shown, samples, kept, found, conflicts or (), confidence)
 
 
 def tags(house: House) -> dict[str, int]:

@@ -20,9 +20,10 @@ from kmcli.errors import InterruptedRun, UsageError, did_you_mean
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.benchmarks import BENCHMARKS, Benchmark, Case
 from kmcli.library import Library
+from kmcli.library.extractors import Extractor
 from kmcli.library.files import explained
 from kmcli.library.locks import Locks
-from kmcli.types import Extractor, Method, Recipe, text_hash
+from kmcli.types import Method, Recipe, text_hash
 from kmcli.workflows import extracting
 from kmcli.workflows.evaluation_log import Log, claim
 from kmcli.workflows.evaluation_rows import Measured, row

@@ -14,7 +14,8 @@ from kmcli.errors import KmError, UsageError
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.benchmarks import Case, Item
 from kmcli.library import files
-from kmcli.types import Extractor, Method
+from kmcli.library.extractors import Extractor
+from kmcli.types import Method
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
 FORMAT = 1

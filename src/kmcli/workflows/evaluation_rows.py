@@ -9,7 +9,8 @@ from statistics import fmean
 
 from kmcli.evaluation.benchmarks import Benchmark, Case
 from kmcli.evaluation.metrics import bootstrap, paired_p
-from kmcli.types import Extractor, Method, Score
+from kmcli.library.extractors import Extractor
+from kmcli.types import Method, Score
 from kmcli.workflows.evaluation_log import Answered, Log, key_of
 
 

@@ -15,8 +15,9 @@ from kmcli.errors import InterruptedRun, KmError
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.benchmarks import Benchmark, Case, Item
 from kmcli.evaluation.methods import answer_all
+from kmcli.library.extractors import Extractor
 from kmcli.retrieval import Index
-from kmcli.types import Answer, Document, Event, Extractor, Ingested, Method, Question, Recipe
+from kmcli.types import Answer, Document, Event, Ingested, Method, Question, Recipe
 from kmcli.workflows import extracting, study
 from kmcli.workflows.evaluation_log import Answered, Log, key_of
 from kmcli.workflows.group import TOGETHER

@@ -11,8 +11,9 @@ from pathlib import Path
 from kmcli import adapters, bases
 from kmcli.bases import Base
 from kmcli.errors import ResourceError, UsageError
+from kmcli.library.extractors import Extractor, ExtractorRecipe
 from kmcli.library.files import delete, explained, make_folder, move, seal
-from kmcli.types import Document, Extractor, ExtractorRecipe, KnowledgeModule, Method, Recipe
+from kmcli.types import Document, KnowledgeModule, Method, Recipe
 from kmcli.workflows.house import House
 
 ALONE = "extractor"

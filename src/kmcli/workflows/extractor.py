@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from kmcli import adapters
 from kmcli.errors import NotFoundError, UsageError
 from kmcli.library import files
-from kmcli.types import Document, Event, Extractor, ExtractorRecipe, KnowledgeModule, Question
+from kmcli.library.extractors import Extractor, ExtractorRecipe
+from kmcli.types import Document, Event, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.naming import find_all
 

@@ -10,10 +10,11 @@ from kmcli.bases import Loaded
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.evaluation.methods import build_chat
 from kmcli.evaluation.questions import read_about
+from kmcli.library.extractors import ExtractorRecipe
 from kmcli.metrics import exact_match
 from kmcli.retrieval import Index
 from kmcli.training.extractor import Example
-from kmcli.types import Document, ExtractorRecipe, KnowledgeModule, Question
+from kmcli.types import Document, KnowledgeModule, Question
 from kmcli.workflows import held_out as unseen
 from kmcli.workflows.house import House, counter
 

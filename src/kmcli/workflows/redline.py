@@ -76,13 +76,19 @@ def begins_from(house: House, document: Document, wanted: Recipe, given: bool) -
         module = house.library.module(document)
     except KmError:  # of a newer km
         return None
-    if module is None or module.text_sha256 == document.text_sha256 or not house.library.cut(module):
+    if module is None or module.text_sha256 == document.text_sha256:
         return None
     if not adapters.able(module, "init"):
         return None
     recipe = replace(recipe_of(module, wanted, given), init_revision="")
     alike = recipe == wanted if given else (recipe.model, recipe.revision) == (wanted.model, wanted.revision)
-    return module if alike and study_tasks(recipe) else None
+    if not alike or not study_tasks(recipe):
+        return None
+    if not house.library.cut(module):  # of an older km
+        unknown = "which text its Knowledge Module was trained on is not known"
+        house.report(Event("train", f"{document.name}: {unknown}, so all of it is studied anew"))
+        return None
+    return module
 
 
 def recipe_of(module: KnowledgeModule, wanted: Recipe, given: bool) -> Recipe:

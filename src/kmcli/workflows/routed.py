@@ -151,20 +151,19 @@ def _tried(
             ]
             opened[base.revision] = open_weighed(house, base, members), [member.document for member in members]
         weighed, on = opened[base.revision]
-        weights = [float(member is document) for member in on]
+        attempt = _Attempt(house, question, document, base, weighed, tuple(float(member is document) for member in on))
         calibration = calibration_of(house, module) if method is None and module else None
         if module and calibration:
-            asked = _chosen(house, base, weighed, weights, question, document, module, calibration)
-            yield _candidate(base, weighed, weights, question, one, asked), asked
-            continue
-        asked = _answered(house, base, weighed, weights, question, document, "km" if module else "rag")
-        if method is None and module is None:
-            asked = dataclasses.replace(asked, notes=(untrained_note([document]),))
-        elif method is None and not asked.supported:
-            read = _answered(house, base, weighed, [0.0] * len(on), question, document, "rag")
-            if read.supported:
-                asked = dataclasses.replace(read, notes=(UNSUPPORTED.format(name=document.name),))
-        yield _candidate(base, weighed, weights, question, one, asked), asked
+            asked = attempt.by_whoever_knows(module, calibration)
+        else:
+            asked = attempt.by("km" if module else "rag")
+            if method is None and module is None:
+                asked = dataclasses.replace(asked, notes=(untrained_note([document]),))
+            elif method is None and not asked.supported:
+                read = attempt.without_module().by("rag")
+                if read.supported:
+                    asked = dataclasses.replace(read, notes=(UNSUPPORTED.format(name=document.name),))
+        yield attempt.candidate(one, asked), asked
 
 
 def _source(house: House, document: Document, method: str | None) -> tuple[Base, KnowledgeModule | None]:
@@ -180,73 +179,65 @@ def _source(house: House, document: Document, method: str | None) -> tuple[Base,
     return house.base(), None
 
 
-def _chosen(
-    house: House,
-    base: Base,
-    weighed: Weighed,
-    weights: Sequence[float],
-    question: str,
-    document: Document,
-    module: KnowledgeModule,
-    calibration: Calibration,
-) -> Asked:
-    """One document's answer by whoever is likely right."""
-    km, plain = Weighted(weighed, weights), Weighted(weighed, [0.0] * len(weights))
-    count = weighed(weights).count
-    if fit("km", km, question, base.prompts, SAMPLING) is None:
-        raise too_long((document,), base, "km")
-    began = time.perf_counter()
-    reader = reader_of(house, document, module, base, count)
-    (choice,) = Auto(Pair(km, plain, count), reader, calibration).ask([question])
-    answer = choice.answer(time.perf_counter() - began)
-    return Asked(answer, (document,), km.name, confidence_in(base, question, answer), (), choice=choice)
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One document's go at a question. weights: of the modules that `weighed` holds, its own alone is on."""
 
+    house: House
+    question: str
+    document: Document
+    base: Base
+    weighed: Weighed
+    weights: Sequence[float]
 
-def _answered(
-    house: House,
-    base: Base,
-    weighed: Weighed,
-    weights: Sequence[float],
-    question: str,
-    document: Document,
-    method: Method,
-) -> Asked:
-    """One document's answer, and whether its passages bear it out."""
-    answering = weighed(weights)
-    engine = answering.engine
-    with index_of(house, (document,), base, answering) as index:
-        shown = index.search(question, base.passages) if method == "rag" else []
-        fitted = fit(method, engine, question, base.prompts, SAMPLING, passages=shown)
-        if fitted is None:
-            raise too_long((document,), base, method)
-        chat, evidence = fitted
+    def without_module(self) -> _Attempt:
+        return dataclasses.replace(self, weights=[0.0] * len(self.weights))
+
+    def by_whoever_knows(self, module: KnowledgeModule, calibration: Calibration) -> Asked:
+        """By whoever is likely right: the module, the base with a passage, or nobody."""
+        base, question, weighed = self.base, self.question, self.weighed
+        km, plain = Weighted(weighed, self.weights), Weighted(weighed, self.without_module().weights)
+        count = weighed(self.weights).count
+        if fit("km", km, question, base.prompts, SAMPLING) is None:
+            raise too_long((self.document,), base, "km")
         began = time.perf_counter()
-        (made,) = engine.generate([chat], SAMPLING)
-        seconds = time.perf_counter() - began
-        if method == "km" and not base.prompts.refuses(made.text):
-            evidence = tuple(index.search(f"{question} {made.text}", 1))
-    answer = Answer(made.text, method, made.prompt_tokens, made.tokens, seconds, evidence)
-    return Asked(answer, (document,), engine.name, confidence_in(base, question, answer), ())
+        reader = reader_of(self.house, self.document, module, base, count)
+        (choice,) = Auto(Pair(km, plain, count), reader, calibration).ask([question])
+        answer = choice.answer(time.perf_counter() - began)
+        return Asked(answer, (self.document,), km.name, confidence_in(base, question, answer), (), choice=choice)
 
+    def by(self, method: Method) -> Asked:
+        """By the module or by retrieval, and whether the document's passages bear it out."""
+        base, question = self.base, self.question
+        answering = self.weighed(self.weights)
+        with index_of(self.house, (self.document,), base, answering) as index:
+            shown = index.search(question, base.passages) if method == "rag" else []
+            fitted = fit(method, answering.engine, question, base.prompts, SAMPLING, passages=shown)
+            if fitted is None:
+                raise too_long((self.document,), base, method)
+            chat, evidence = fitted
+            began = time.perf_counter()
+            (made,) = answering.engine.generate([chat], SAMPLING)
+            seconds = time.perf_counter() - began
+            if method == "km" and not base.prompts.refuses(made.text):
+                evidence = tuple(index.search(f"{question} {made.text}", 1))
+        answer = Answer(made.text, method, made.prompt_tokens, made.tokens, seconds, evidence)
+        return Asked(answer, (self.document,), answering.engine.name, confidence_in(base, question, answer), ())
 
-def _candidate(
-    base: Base, weighed: Weighed, weights: Sequence[float], question: str, found: Found, asked: Asked
-) -> Candidate:
-    answer = asked.answer
-    alone = [0.0] * len(weights)
-    chat = build_chat("bare", question, base.prompts)
-    if asked.choice and not asked.choice.answered:
-        name = asked.documents[0].name
-        return Candidate(name, "auto", found.score, found.covered, answer.text, 0.0, 0.0, True)
-    if answer.method == "km":  # first, because the module may still be on
-        after = weighed(weights).engine.score(chat, answer.text)
-    else:
-        shown = build_chat("rag", question, base.prompts, passages=answer.evidence)
-        after = weighed(alone).engine.score(shown, answer.text)
-    before = weighed(alone).engine.score(chat, answer.text)
-    belief = fmean(after) - fmean(before) if before else 0.0
-    score = asked.choice.confidence if asked.choice else asked.confidence or 0.0
-    refused = asked.confidence is None
-    return Candidate(
-        asked.documents[0].name, answer.method, found.score, found.covered, answer.text, belief, score, refused
-    )
+    def candidate(self, found: Found, asked: Asked) -> Candidate:
+        """What it came to, weighed against what the base says by itself."""
+        answer, name, prompts = asked.answer, self.document.name, self.base.prompts
+        if asked.choice and not asked.choice.answered:
+            return Candidate(name, "auto", found.score, found.covered, answer.text, 0.0, 0.0, True)
+        alone = self.without_module().weights
+        chat = build_chat("bare", self.question, prompts)
+        if answer.method == "km":  # first, because the module may still be on
+            after = self.weighed(self.weights).engine.score(chat, answer.text)
+        else:
+            shown = build_chat("rag", self.question, prompts, passages=answer.evidence)
+            after = self.weighed(alone).engine.score(shown, answer.text)
+        before = self.weighed(alone).engine.score(chat, answer.text)
+        belief = fmean(after) - fmean(before) if before else 0.0
+        score = asked.choice.confidence if asked.choice else asked.confidence or 0.0
+        refused = asked.confidence is None
+        return Candidate(name, answer.method, found.score, found.covered, answer.text, belief, score, refused)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from kmcli.bases import Base
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
+from kmcli.library.extractors import Extractor
 from kmcli.serving import Entry, Limits
-from kmcli.types import Document, Extractor
+from kmcli.types import Document
 from kmcli.workflows import extracting, warm
 from kmcli.workflows.house import House, untrained
 

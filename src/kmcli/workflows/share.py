@@ -31,7 +31,8 @@ from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.export import Checked, Exported
 from kmcli.export.metadata import write_mark
 from kmcli.export.place import folder_bytes, temporary, whole_folder
-from kmcli.types import Document, ExportFormat, Extractor, KnowledgeModule, Quant, Recipe
+from kmcli.library.extractors import Extractor
+from kmcli.types import Document, ExportFormat, KnowledgeModule, Quant, Recipe
 from kmcli.workflows import extracting
 from kmcli.workflows.answering import Member, made_base_file
 from kmcli.workflows.house import House, untrained, usable

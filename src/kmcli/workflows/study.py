@@ -13,7 +13,7 @@ from kmcli import bases
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.library.layout import RUN
 from kmcli.types import Document, Event, Recipe
-from kmcli.workflows import redline, starts
+from kmcli.workflows import keeping, redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
@@ -57,6 +57,8 @@ def train(
     if wanted.init:
         starts.modules(house, wanted)  # what cannot be is refused before anything is written
     again = force or restart
+    if options.given and not again:
+        keeping.take_up(house, documents, wanted)
     if options.given and not wanted.exam:
         for document in documents:
             _let_off(house, document)
@@ -101,9 +103,7 @@ def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions
     if module is None or house.state(document) != "fresh":
         return False
     if options.given:
-        examined = module.recipe.exam and wanted.exam  # what is examined need not be trained again without
-        fewer = min(module.recipe.exam_rounds, wanted.exam_rounds)  # nor with fewer rounds
-        return replace(module.recipe, init_revision="", exam=examined, exam_rounds=fewer) == wanted
+        return keeping.as_wished(module.recipe, wanted)
     if everything and house.settings["model"].origin != "flag":
         return True
     return _base_name(module.recipe) == _base_name(wanted)

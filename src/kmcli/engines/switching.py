@@ -1,0 +1,33 @@
+"""Which adapter is on while an engine computes: engines over one copy of a base take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+
+def switch(model: Any, adapter: bool | str, others: Sequence[Any]) -> Callable[[], AbstractContextManager[Any]]:
+    """Opens a context in which a carrier's adapter is on, off or the one of a name, and those of all others are off."""
+    if others:
+        return partial(_alone, switch(model, adapter, ()), others)
+    if isinstance(adapter, str):
+        return partial(_using, model, adapter)
+    return nullcontext if adapter else model.disable_adapter
+
+
+@contextmanager
+def _alone(own: Callable[[], AbstractContextManager[Any]], others: Sequence[Any]) -> Iterator[None]:
+    with ExitStack() as switched:
+        for other in others:
+            switched.enter_context(other.disable_adapter())
+        switched.enter_context(own())
+        yield
+
+
+@contextmanager
+def _using(model: Any, name: str) -> Iterator[None]:
+    if model.active_adapters != [name]:
+        model.set_adapter(name)
+    yield
