@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from kmcli.api.given import Named, PathLike, names_of, recipe_options
 from kmcli.api.shelf import Shelf
 from kmcli.errors import KmError
-from kmcli.types import ExportFormat, Extractor
+from kmcli.types import ExportFormat
 
 if TYPE_CHECKING:
+    from kmcli.library.extractors import Extractor
     from kmcli.workflows.extractor import TrainedExtractor
     from kmcli.workflows.importing import ImportReport
     from kmcli.workflows.serve import Served, Serving
