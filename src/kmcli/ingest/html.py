@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kmcli.errors import KmError
 from kmcli.ingest import plain
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Reporter
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _NOT_TEXT = ("script", "style", "nav", "noscript", "template", "svg", "iframe", "object", "button", "select", "head")
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     return from_markup(decode(data, name))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmcli.errors import KmError, ResourceError
 from kmcli.ingest.layout import Line, Page, prose
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import PAGE_BREAK, Event, Reporter
 
@@ -33,7 +34,7 @@ _BROKEN = (
 )
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     """Text page by page; a page that cannot be read is reported and left empty.
 
     Raises KmError where the file is damaged, encrypted, or holds pictures of text only; ResourceError where its
@@ -42,7 +43,7 @@ def read(data: bytes, name: str, report: Reporter) -> Extract:
     from pypdf.errors import DependencyError
 
     try:
-        return _read(data, name, report)
+        return _read(data, name, report, limits)
     except DependencyError:
         raise ResourceError(
             f"{name} is encrypted with AES, which needs the package cryptography.",
@@ -50,11 +51,11 @@ def read(data: bytes, name: str, report: Reporter) -> Extract:
         ) from None
 
 
-def _read(data: bytes, name: str, report: Reporter) -> Extract:
+def _read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     from pypdf.errors import DeprecationError, PyPdfError
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    reader = _open(data, name)
+    reader = _open(data, name, limits)
     pages: list[Page] = []
     damaged = False
     for number in range(1, len(reader.pages) + 1):
@@ -73,7 +74,7 @@ def _read(data: bytes, name: str, report: Reporter) -> Extract:
     return Extract(PAGE_BREAK.join(texts), pages=len(texts))
 
 
-def _open(data: bytes, name: str) -> PdfReader:
+def _open(data: bytes, name: str, limits: Limits) -> PdfReader:
     """A reader that has read the list of pages, and unlocked the file where its password is empty."""
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DeprecationError, PyPdfError
@@ -82,12 +83,21 @@ def _open(data: bytes, name: str) -> PdfReader:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
             raise KmError(f"{name} is encrypted.", "Open it with its password and save a copy without a password.")
+        limits.check_pages(_declared(reader), name)  # before each is looked up
         count = len(reader.pages)
+        limits.check_pages(count, name)
     except (PyPdfError, DeprecationError, *_BROKEN):
         raise _damaged(name) from None
     if not count:
         raise KmError(f"{name} is a PDF without pages.", "Fetch it again, or open it elsewhere and save it again.")
     return reader
+
+
+def _declared(reader: PdfReader) -> int:
+    """How many pages the file says that it has; 0 where it says nothing sensible."""
+    tree = reader.root_object.get("/Pages")
+    count = tree.get_object().get("/Count") if tree is not None else None
+    return count if isinstance(count, int) else 0
 
 
 def _lines(page: PageObject) -> Page:

@@ -6,6 +6,7 @@ import codecs
 import re
 
 from kmcli.errors import KmError
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Reporter
 
@@ -15,7 +16,7 @@ _MOST_CONTROLS = 0.02
 """Share of characters that no text has: above it the bytes are not text."""
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     return Extract(clean(decode(data, name)))
 
 

@@ -63,18 +63,21 @@ def read(house: House, sources: Sequence[str], column: str | None = None) -> Ite
     """Every document of the sources, in their order, with the source that it is of; with one bar for all."""
     from kmcli import ingest
     from kmcli.ingest import ahead
+    from kmcli.ingest.worker import Worker
 
+    limits = house.limits()
     plain = [source for source in sources if ingest.is_file(source)]
     processes = ahead.processes_for(plain)
     with ExitStack() as until:
-        reading = until.enter_context(ahead.Ahead(plain, house.report, processes)) if processes else None
+        reading = until.enter_context(ahead.Ahead(plain, house.report, processes, limits)) if processes else None
+        worker = until.enter_context(Worker())
         for done, source in enumerate(sources):
             house.report(Event("add", source, done, len(sources)))
             if reading and ingest.is_file(source):
                 yield source, reading.read()
                 continue
             try:
-                for found in ingest.read_all(source, house.report, column):
+                for found in ingest.read_all(source, house.report, column, limits, worker.parse):
                     yield source, found
             except KmError as error:
                 yield source, error
