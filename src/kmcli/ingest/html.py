@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from kmcli.types import Reporter
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
+_SUBSET = re.compile(r"(<!doctype\s[^>\[]*)\[.*?\]\s*>", re.IGNORECASE | re.DOTALL)
+"""A document type with declarations in it, the end of which the parser takes for text."""
+_OPENING = 1 << 16
 _NOT_TEXT = ("script", "style", "nav", "noscript", "template", "svg", "iframe", "object", "button", "select", "head")
 
 
@@ -62,6 +66,7 @@ def _parse(markup: str) -> BeautifulSoup:
     from bs4 import BeautifulSoup
     from bs4.exceptions import ParserRejectedMarkup
 
+    markup = _SUBSET.sub(r"\1>", markup[:_OPENING], count=1) + markup[_OPENING:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that EPUB chapters look like XML, that a line looks like a file name
         try:
