@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fpdf import FPDF
+from PIL import Image, ImageDraw, ImageFont
 from pypdf import PdfReader, PdfWriter
 
 SECRET = "The tide table is locked away."
@@ -55,11 +56,18 @@ def pdf(*pages: str) -> bytes:
     return bytes(made.output())
 
 
-def scanned() -> bytes:
-    """A page that is a picture."""
+def scanned(*pages: str) -> bytes:
+    """Pages that are pictures of a line; an empty one is of text."""
     made = FPDF()
-    made.add_page()
-    made.rect(20, 20, 100, 50, style="F")
+    made.set_font("helvetica")
+    for text in pages:
+        made.add_page()
+        if text:
+            picture = Image.new("L", (1240, 300), "white")
+            ImageDraw.Draw(picture).text((60, 60), text, fill="black", font=ImageFont.load_default(44))
+            made.image(picture, 0, 0, 210)
+        else:
+            made.cell(text="This page is text.")
     return bytes(made.output())
 
 
@@ -165,6 +173,7 @@ CASES = [
     Case("encrypted.pdf", always(locked()), "FILE is encrypted."),
     Case("truncated.pdf", always(pdf(_WORDS)[:400]), _DAMAGED_PDF),
     Case("empty.pdf", always(b""), "FILE is empty."),
+    Case("scanned.pdf", always(scanned(_WORDS)), "FILE has no text: its pages are scanned images."),
     Case("no-pages.pdf", always(raw_pdf(b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Count 0/Kids[]>>")),
          "FILE is a PDF without pages."),
     Case("pages.pdf", always(pages(5001)), "FILE has 5,001 pages, and km reads 5,000 of a file."),
