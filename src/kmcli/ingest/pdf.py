@@ -94,7 +94,8 @@ def _has_picture(page: PageObject) -> bool:
     from pypdf.errors import DeprecationError, PyPdfError
 
     try:
-        drawn = page["/Resources"].get_object().get("/XObject", {}).get_object().values()
+        drawn: Any = page["/Resources"]
+        drawn = drawn.get_object()["/XObject"].get_object().values()
         return any(one.get_object().get("/Subtype") in ("/Image", "/Form") for one in drawn)
     except (PyPdfError, DeprecationError, *_BROKEN):
         return False

@@ -9,6 +9,7 @@ from kmcli.errors import KmError
 from kmcli.library import Added
 from kmcli.types import Document, Event, Ingested
 from kmcli.workflows.house import Failure, House
+from kmcli.workflows.reading import Foreign
 
 TOGETHER = 64
 """Documents that are written at once."""
@@ -28,6 +29,7 @@ class Intake:
         self._waiting: list[tuple[str, Ingested]] = []
         self.added: list[Added] = []
         self.failed: list[Failure] = []
+        self.foreign = Foreign(house)
 
     def take(self, source: str, found: Ingested | KmError) -> None:
         if isinstance(found, KmError):
@@ -46,9 +48,13 @@ class Intake:
                 made = self._house.library.add_new([one for _, one in waiting], self._tags)
         for (source, one), added in zip(waiting, made, strict=True):
             try:
-                self.added.append(added or self._one(one))
+                done = added or self._one(one)
             except KmError as error:
                 self.failed.append(Failure(source, error))
+                continue
+            self.added.append(done)
+            if done.action != "unchanged":
+                self.foreign.look(done.document.name, one.text)
 
     def _one(self, ingested: Ingested) -> Added:
         name = self._name
