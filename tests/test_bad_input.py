@@ -178,6 +178,17 @@ def test_plain_text_starts_no_process() -> None:
         assert one._child is None
 
 
+def test_a_limit_is_raised_by_the_command_that_is_told(km: Km, tmp_path: Path) -> None:
+    (tmp_path / "few.pdf").write_bytes(pages(3))
+    assert km("config", "set", "max_pages", "2").code == 0
+    refused = km("add", str(tmp_path / "few.pdf"))
+    assert (refused.code, refused.out) == (1, "")
+    command = refused.err.splitlines()[-1].rpartition("allow more: km ")[2]
+    assert command == "config set max_pages 3"
+    assert km(*command.split()).code == 0
+    assert km("add", str(tmp_path / "few.pdf")).code == 0
+
+
 # --- the guards
 
 FEW = Case("few.pdf", always(pages(3)), "FILE has 3 pages, and km reads 2 of a file.")
