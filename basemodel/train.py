@@ -190,7 +190,7 @@ def save(folder: Path, model: LlamaForCausalLM, chosen: list[tuple[Any, float]],
     )
     wrapped.chat_template = TEMPLATE
     wrapped.save_pretrained(folder / "model")
-    card = {"name": "km-base", "prompts": "embedded", "context": 2048, "seen": seen}
+    card = {"name": "km-base", "languages": ["en"], "prompts": "embedded", "context": 2048, "seen": seen}
     (folder / "model" / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
 
 

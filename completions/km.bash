@@ -118,7 +118,7 @@ _km() {
     "serve --host") :; return ;;
     "serve --port") :; return ;;
     "serve --extractor") :; return ;;
-    "serve --api-key") _km_words model device preset engine processes vllm_python embedder prices; return ;;
+    "serve --api-key") _km_words model device preset engine processes vllm_python embedder prices max_megabytes max_pages max_ratio max_seconds max_memory; return ;;
     "serve --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "serve --parallel") :; return ;;
     "serve --waiting") :; return ;;
@@ -277,7 +277,7 @@ _km() {
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_words show get set unset path ;;
-        1) _km_words model device preset engine processes vllm_python embedder prices ;;
+        1) _km_words model device preset engine processes vllm_python embedder prices max_megabytes max_pages max_ratio max_seconds max_memory ;;
       esac
       ;;
     doctor)

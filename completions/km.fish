@@ -198,7 +198,7 @@ complete -c km -n __fish_use_subcommand -a serve -d 'Serve the library over HTTP
 complete -c km -n '__fish_seen_subcommand_from serve' -l host -x -d 'Where to listen; another than this machine\'s needs a key.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l port -x -d 'Which port; 0 takes a free one.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l extractor -x -d 'Serve each Knowledge Module with this extractor too: NAME+EXTRACTOR.'
-complete -c km -n '__fish_seen_subcommand_from serve' -l api-key -x -a 'model device preset engine processes vllm_python embedder prices' -d 'What clients must send; better in KM_API_KEY.'
+complete -c km -n '__fish_seen_subcommand_from serve' -l api-key -x -a 'model device preset engine processes vllm_python embedder prices max_megabytes max_pages max_ratio max_seconds max_memory' -d 'What clients must send; better in KM_API_KEY.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l engine -x -a 'auto hf vllm openai llamacpp' -d 'What answers: auto, hf, llamacpp or vllm.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l parallel -x -d 'Answers written at a time.'
 complete -c km -n '__fish_seen_subcommand_from serve' -l waiting -x -d 'Requests that may wait; the next are told to come back.'
@@ -247,7 +247,7 @@ complete -c km -n '__fish_seen_subcommand_from config' -l json -d 'Print the res
 complete -c km -n '__fish_seen_subcommand_from config' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__fish_seen_subcommand_from config' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from config' -a 'show get set unset path'
-complete -c km -n '__fish_seen_subcommand_from config' -a 'model device preset engine processes vllm_python embedder prices'
+complete -c km -n '__fish_seen_subcommand_from config' -a 'model device preset engine processes vllm_python embedder prices max_megabytes max_pages max_ratio max_seconds max_memory'
 
 complete -c km -n __fish_use_subcommand -a doctor -d 'Check the installation and the library'
 complete -c km -n '__fish_seen_subcommand_from doctor' -l repair -d 'Mend what can be mended.'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,11 @@ import pytest
 from cli_cases import Km, runner
 from kmcli import ingest
 from kmcli.errors import KmError, ResourceError, UsageError
-from kmcli.ingest import ahead
+from kmcli.ingest import ahead, worker
+from kmcli.ingest.limits import Limits
+from kmcli.ingest.task import Task
 from kmcli.library import Library, files
-from kmcli.types import Event, Ingested, silent
+from kmcli.types import Event, Ingested, Reporter, silent
 from kmcli.workflows import adding, documents
 from kmcli.workflows.house import open_house
 from library_material import contents, ingested
@@ -49,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def test_processes_read_in_order_what_one_would_have_read(folder: Path) -> None:
     sources = ingest.expand(str(folder))
     events: list[Event] = []
-    with ahead.Ahead(sources, events.append, 2) as reading:
+    with ahead.Ahead(sources, events.append, 2, Limits()) as reading:
         found = [reading.read() for _ in sources]
     for source, one in zip(sources, found, strict=True):
         if source.endswith("d05.md"):
@@ -72,27 +74,30 @@ def test_what_a_reader_reports_is_reported_here(tmp_path: Path) -> None:
     here: list[Event] = []
     ingest.read(str(tmp_path / "one.pdf"), report=here.append)
     there: list[Event] = []
-    with ahead.Ahead([str(tmp_path / "one.pdf")], there.append, 1) as reading:
+    with ahead.Ahead([str(tmp_path / "one.pdf")], there.append, 1, Limits()) as reading:
         reading.read()
     assert there == here
 
 
-def killed(source: str) -> ahead.Read:
-    """In place of ahead._read: one of the files ends its process, as a fault in a parser's C code would."""
-    if source == "bad":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return Ingested(source, "text", source, source.encode(), source, None), []
+def test_a_file_that_ends_its_process_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "bad", "c", "d"):
+        (tmp_path / f"{name}.txt").write_text(f"This is {name}.")
+    exchange = worker._exchange
 
+    def killing(child: subprocess.Popen[bytes], task: Task, data: bytes, report: Reporter) -> object:
+        if task.name == "bad.txt":  # as a fault in a parser's C code would
+            child.kill()
+            child.wait()
+        return exchange(child, task, data, report)
 
-def test_a_file_that_ends_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_read", killed)
-    with ahead.Ahead(["a", "bad", "c", "d"], silent, 2) as reading:
+    monkeypatch.setattr(worker, "_exchange", killing)
+    with ahead.Ahead(ingest.expand(str(tmp_path)), silent, 2, Limits()) as reading:
         found = [reading.read() for _ in range(4)]
-    assert [one.source if isinstance(one, Ingested) else str(one) for one in found] == [
-        "a",
-        "bad ended the process that read it. Is there enough memory? Else convert it elsewhere.",
-        "c",
-        "d",
+    assert [one.text if isinstance(one, Ingested) else str(one) for one in found] == [
+        "This is a.",
+        "bad.txt ended the process that read it. Is there enough memory? Else convert it elsewhere.",
+        "This is c.",
+        "This is d.",
     ]
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from kmcli import ingest
 from kmcli.errors import KmError, NotFoundError, UsageError
-from kmcli.ingest import READERS, expand, kinds, read, sources
+from kmcli.ingest import READERS, expand, kinds, read
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import clean
 from kmcli.types import Ingested
 
@@ -173,14 +174,17 @@ def test_empty_and_blank(tmp_path: Path) -> None:
     assert "is empty" in failure(put(tmp_path / "c.pdf", b"")).message
 
 
-def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sources.MAX_BYTES == 200_000_000
+def test_too_large(tmp_path: Path) -> None:
+    assert Limits().bytes == 200_000_000
     with (tmp_path / "big.txt").open("wb") as stream:
-        stream.truncate(sources.MAX_BYTES + 1)
-    monkeypatch.setattr(sources, "MAX_BYTES", 1_000_000)
-    assert "is larger than 1 MB" in failure(tmp_path / "big.txt").message
-    assert "standard input is larger than 1 MB" in failure("-", io.BytesIO(b"x" * 1_000_001)).message
-    assert len(read(put(tmp_path / "fits.txt", b"x" * 1_000_000)).text) == 1_000_000
+        stream.truncate(200_000_001)
+    error = failure(tmp_path / "big.txt")
+    assert error.message.endswith("big.txt is larger than 200 MB.")
+    assert error.hint == "Split it, or allow more: km config set max_megabytes 201"
+    one = Limits(max_megabytes=1)
+    with pytest.raises(KmError, match=r"standard input is larger than 1 MB\. .* km config set max_megabytes 2$"):
+        read("-", io.BytesIO(b"x" * 1_000_001), limits=one)
+    assert len(read(put(tmp_path / "fits.txt", b"x" * 1_000_000), limits=one).text) == 1_000_000
 
 
 @pytest.mark.parametrize(

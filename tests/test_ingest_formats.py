@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kmcli import ingest
 from kmcli.errors import KmError
-from kmcli.ingest import archives, html, read
-from kmcli.types import Event, Ingested
+from kmcli.ingest import html, read
+from kmcli.ingest.limits import Limits
+from kmcli.ingest.task import Task
+from kmcli.types import Event, Ingested, silent
 
 
 def parse(tmp_path: Path, name: str, data: bytes | str) -> Ingested:
@@ -187,15 +192,38 @@ def test_damaged_epub(tmp_path: Path, changes: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "make"), [("a.docx", lambda: docx(paragraph("Hi"))), ("a.epub", epub)])
-def test_zip_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: object) -> None:
-    assert archives.MAX_EXPANDED == 200_000_000
-    parts = {**make(), "bomb.bin": b"\0" * 11_000_000}  # type: ignore[operator]
+def test_zip_bombs(tmp_path: Path, name: str, make: Callable[[], dict[str, str | bytes]]) -> None:
+    parts = {**make(), "bomb.bin": b"\0" * 11_000_000}
     error = failure(tmp_path, name, zipped(parts))  # 1000 to 1
-    assert "would unpack to 11 MB" in error.message
+    assert error.message == f"{name} would unpack to more than 200 times its size, as no document does."
     stored = zipped(parts, zipfile.ZIP_STORED)
     assert parse(tmp_path, name, stored).text  # as large, but no bomb
-    monkeypatch.setattr(archives, "MAX_EXPANDED", 10_000_000)
-    assert "would unpack to 11 MB" in failure(tmp_path, name, stored).message
+    (tmp_path / name).write_bytes(stored)
+    with pytest.raises(KmError, match="would unpack to more than 10 MB"):
+        ingest.parse(Task(name, Path(name).suffix, Limits(max_megabytes=10)), stored, silent)
+
+
+@pytest.mark.parametrize(("name", "make"), [("a.docx", lambda: docx(paragraph("Hi"))), ("a.epub", epub)])
+def test_a_bomb_whose_directory_lies(tmp_path: Path, name: str, make: Callable[[], dict[str, str | bytes]]) -> None:
+    real = b"\0" * 50_000_000
+    data = bytearray(zipped({**make(), "bomb.bin": real}))
+    for header, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        start = data.rindex(header)
+        assert data[start + at : start + at + 4] == len(real).to_bytes(4, "little")
+        data[start + at : start + at + 4] = (1000).to_bytes(4, "little")
+    tracemalloc.start()
+    try:
+        with pytest.raises(KmError) as caught:
+            ingest.parse(Task(name, Path(name).suffix, Limits()), bytes(data), silent)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000  # it was not unpacked to find out
+    finally:
+        tracemalloc.stop()
+    assert caught.value.message == f"{name} unpacks to more than it says, as no document does."
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_way_of_packing_that_documents_do_not_use(tmp_path: Path, method: int) -> None:
+    assert "is damaged" in failure(tmp_path, "a.docx", zipped(docx(paragraph("Hi")), method)).message
 
 
 def test_encrypted_archive(tmp_path: Path) -> None:

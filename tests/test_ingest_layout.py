@@ -21,6 +21,10 @@ def test_running_lines() -> None:
     ]
 
 
+def test_the_same_on_every_page_is_the_text() -> None:
+    assert prose([rows("The heron waits.")] * 3) == ["The heron waits."] * 3
+
+
 def test_lines_that_only_look_like_running_ones() -> None:
     pages = [
         rows(f"Step {number}", f"Do the thing {number * 7}.", f"Total {number * number}", top=800)

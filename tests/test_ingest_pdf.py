@@ -15,7 +15,7 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObject
 
 from kmcli.errors import KmError, ResourceError
-from kmcli.ingest import read
+from kmcli.ingest import ocr, read
 from kmcli.ingest.layout import Line
 from kmcli.types import Event, Ingested
 
@@ -210,13 +210,14 @@ def test_flipped_and_turned_pages(tmp_path: Path) -> None:
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def test_scanned(tmp_path: Path) -> None:
+def test_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr, "installed", lambda: False)
     writer = PdfWriter()
     for _ in range(3):
         writer.add_blank_page(200, 200)
     error = failure(tmp_path, saved(writer))
     assert "has no text: its pages are scanned images" in error.message
-    assert "ocrmypdf" in error.hint
+    assert error.hint == "For km to read them: pip install 'kmcli[ocr]'"
 
 
 def test_no_pages(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fakehub import COMMIT, FakeHub, closed_port
 from hub_cases import cache, point_at
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
 from kmcli.ingest import is_many, read_all, records
+from kmcli.ingest.limits import Limits
 from kmcli.types import Event, Ingested, text_hash
 from workflow_cases import entry, finish, km, sentences
 
@@ -227,13 +228,10 @@ def test_what_a_dataset_does_not_have(
 
 
 def test_a_file_that_is_too_large_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kmcli.ingest import datasets
-
-    monkeypatch.setattr(datasets, "MAX_BYTES", 20)
     with FakeHub({DATASET: FILES}) as hub:
         point_at(monkeypatch, hub.url)
         with pytest.raises(KmError, match=r"data/train.jsonl of .* is larger than 0 MB"):
-            taken(f"{ADDRESS}/data/train.jsonl")
+            list(read_all(f"{ADDRESS}/data/train.jsonl", limits=Limits(max_megabytes=0)))
         assert hub.gets("train.jsonl") == []
 
 

@@ -6,6 +6,7 @@ KM_HOME moves everything (library, cache and config.toml) into one folder, which
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Setting:
     help: str
     choices: tuple[str, ...] = ()
     example: str = ""
+    whole: bool = False
+    """Whether it is a whole number from 1 up."""
 
 
 SETTINGS: dict[str, Setting] = {
@@ -58,6 +61,13 @@ SETTINGS: dict[str, Setting] = {
     "prices": Setting(
         "", "KM_PRICES", "what a service takes for a million tokens read, and written", example="0.15,0.60"
     ),
+    "max_megabytes": Setting(
+        "200", "KM_MAX_MEGABYTES", "the largest file that km reads, in MB, also once it is unpacked", whole=True
+    ),
+    "max_pages": Setting("5000", "KM_MAX_PAGES", "pages of the longest PDF that km reads", whole=True),
+    "max_ratio": Setting("200", "KM_MAX_RATIO", "how many times its size a DOCX or EPUB may unpack to", whole=True),
+    "max_seconds": Setting("600", "KM_MAX_SECONDS", "how long reading one file may take, in seconds", whole=True),
+    "max_memory": Setting("2000", "KM_MAX_MEMORY", "memory that reading one file may take, in MB", whole=True),
 }
 
 
@@ -162,6 +172,8 @@ def _check(key: str, value: object, origin: str) -> None:
         raise UsageError(f"the setting {key!r} must be text in quotes ({origin}).", f'For example: {key} = "{example}"')
     if not value.strip():
         raise UsageError(f"the setting {key!r} is empty ({origin}).", f"For example: {example}")
+    if SETTINGS[key].whole and not (re.fullmatch("[0-9]{1,9}", value) and int(value)):
+        raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", f"Give a whole number, such as {example}.")
     choices = SETTINGS[key].choices
     if choices and value not in choices:
         raise UsageError(f"{value!r} is no value for {key!r} ({origin}).", "Choose one of " + ", ".join(choices) + ".")

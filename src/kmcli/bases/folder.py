@@ -48,6 +48,29 @@ def read_title(path: Path) -> tuple[str, str]:
     return str(card.get("name", "")), str(card.get("version", ""))
 
 
+def read_languages(path: Path) -> tuple[str, ...]:
+    """Codes of the languages that the model in a folder reads, by its card.json, else by the head of its README.md, as the
+    hub has it: "language: en", or a list. () where neither says, or one that it reads many."""
+    given = (read_json(path / CARD) or {}).get("languages")
+    if isinstance(given, list):
+        return tuple(str(one) for one in given)
+    try:
+        with (path / "README.md").open(encoding="utf-8", errors="replace") as stream:
+            head = stream.read(1 << 14)
+    except OSError:
+        return ()
+    if not head.startswith("---"):
+        return ()
+    lines = iter(head.partition("\n---")[0].splitlines())
+    given = next((line.partition(":")[2] for line in lines if line.startswith("language:")), "")
+    for line in lines:
+        if not line.lstrip().startswith("-"):
+            break
+        given += line
+    codes = re.findall(r"\w+", given)
+    return tuple(codes) if all(len(code) == 2 for code in codes) else ()
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of the model in a folder. Raises ResourceError where there is none, or none of a text generator."""
     config = read_json(path / CONFIG)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,34 +12,50 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kmcli.errors import KmError
+from kmcli.ingest.limits import Limits
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-MAX_EXPANDED = 200_000_000
-MAX_RATIO = 200
-"""Expanded bytes per byte of file. Office's XML reaches 20 to 30; a bomb of one level reaches 1000."""
-_RATIO_FROM = 10_000_000
-"""Expanded size from which the ratio counts: below it no archive does harm."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""All that DOCX and EPUB allow. Of the others zipfile unpacks a whole entry at once, whatever comes of it."""
+_BLOCK = 1 << 16
+_AGAIN = "Fetch it again, or open it elsewhere and save it again."
 
 
 @contextmanager
-def opened(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
-    """The archive in `data`. Within the block, everything that a damaged archive does wrong is a KmError."""
+def opened(data: bytes, name: str, limits: Limits) -> Iterator[zipfile.ZipFile]:
+    """The archive in `data`, all of which has been unpacked once, a block at a time, and is what its directory says.
+
+    Within the block, everything that a damaged archive does wrong is a KmError.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # The directory's sizes bind: zipfile reads no more of an entry than its directory says.
-            expanded = sum(entry.file_size for entry in archive.infolist())
-            if expanded > MAX_EXPANDED or (expanded > _RATIO_FROM and expanded > MAX_RATIO * len(data)):
-                raise KmError(
-                    f"{name} would unpack to {expanded // 1_000_000} MB, far more than a document holds.",
-                    "If you trust it, save its text as a smaller file and add that.",
-                )
+            limits.check_expanded(sum(entry.file_size for entry in archive.infolist()), len(data), name)
             if any(entry.flag_bits & 1 for entry in archive.infolist()):
                 raise KmError(f"{name} is encrypted.", "Save a copy without a password.")
+            _unpack(archive, name)
             yield archive
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError, ValueError):
         raise damaged(name) from None
+
+
+def _unpack(archive: zipfile.ZipFile, name: str) -> None:
+    """Raises KmError where an entry has more or less in it than the directory says: zipfile, asked for all of an entry,
+    unpacks it whole before it looks at that."""
+    for entry in archive.infolist():
+        if entry.compress_type not in _METHODS:
+            raise damaged(name)
+        unbound = copy.copy(entry)
+        unbound.file_size = sys.maxsize  # or reading ends where the directory says, and not where the entry does
+        found = 0
+        with archive.open(unbound) as stream:
+            while block := stream.read(_BLOCK):
+                found += len(block)
+                if found > entry.file_size:
+                    raise KmError(f"{name} unpacks to more than it says, as no document does.", _AGAIN)
+        if found < entry.file_size:
+            raise damaged(name)
 
 
 def xml(data: bytes, name: str) -> Element:
@@ -54,4 +72,4 @@ def xml(data: bytes, name: str) -> Element:
 
 
 def damaged(name: str) -> KmError:
-    return KmError(f"{name} is damaged.", "Fetch it again, or open it elsewhere and save it again.")
+    return KmError(f"{name} is damaged.", _AGAIN)

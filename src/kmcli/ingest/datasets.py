@@ -13,7 +13,7 @@ from pathlib import Path
 from kmcli.bases import hub, hub_errors, transfer
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError, did_you_mean
 from kmcli.ingest import records
-from kmcli.ingest.sources import MAX_BYTES
+from kmcli.ingest.limits import Limits
 from kmcli.types import Reporter
 
 SCHEME = "hf://"
@@ -23,7 +23,7 @@ _DOWNLOAD = "Download the file you want, and add that."
 _SPELLING = "Check the spelling: km add hf://datasets/OWNER/NAME/FILE.jsonl"
 
 
-def fetch(source: str, report: Reporter) -> list[tuple[str, Path]]:
+def fetch(source: str, report: Reporter, limits: Limits) -> list[tuple[str, Path]]:
     """Download the files of a source: the address of each, and where it lies.
 
     Raises UsageError for an address that is none, NotFoundError for a dataset or file that does not exist, ResourceError
@@ -42,7 +42,7 @@ def fetch(source: str, report: Reporter) -> list[tuple[str, Path]]:
     try:
         with hub.quietly():
             commit, sizes = _listing(name, revision)
-            chosen = _chosen(sizes, path, source)
+            chosen = _chosen(sizes, path, source, limits)
             meter = transfer.Meter(report, name, sum(sizes[file] for file in chosen))
             for file in chosen:
                 bar = meter.bar()
@@ -72,7 +72,7 @@ def _listing(name: str, revision: str | None) -> tuple[str, dict[str, int]]:
     return info.sha, {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
-def _chosen(sizes: Mapping[str, int], path: str, source: str) -> list[str]:
+def _chosen(sizes: Mapping[str, int], path: str, source: str, limits: Limits) -> list[str]:
     inside = [file for file in sizes if not path or file == path or file.startswith(f"{path}/")]
     if not inside:
         raise NotFoundError(f"there is no file {source}.", did_you_mean(path, sizes, "Check the path."))
@@ -82,8 +82,7 @@ def _chosen(sizes: Mapping[str, int], path: str, source: str) -> list[str]:
         what = f"holds no JSONL{others}" if not chosen else "is a Parquet file, which km does not read"
         raise KmError(f"{source} {what}.", 'Save it as JSONL: dataset.to_json("documents.jsonl")')
     for file in chosen:
-        if sizes[file] > MAX_BYTES:
-            raise KmError(f"{file} of {source} is larger than {MAX_BYTES // 1_000_000} MB.", "Add a part of it.")
+        limits.check_size(sizes[file], f"{file} of {source}")
     return sorted(chosen)
 
 

@@ -6,16 +6,17 @@ import io
 import logging
 
 from kmcli.ingest import archives, html
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract
 from kmcli.types import Reporter
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     """Headings, lists, tables and notes are kept, pictures are not. Raises KmError for damage and for zip bombs."""
     import mammoth
 
     logging.getLogger("mammoth").setLevel(logging.CRITICAL)
-    with archives.opened(data, name) as archive:
+    with archives.opened(data, name, limits) as archive:
         for part in archive.namelist():
             if part.endswith((".xml", ".rels")):
                 archives.xml(archive.read(part), name)  # mammoth's own parser would expand entities

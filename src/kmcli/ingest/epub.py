@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from kmcli.errors import KmError
 from kmcli.ingest import archives, html
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Event, Reporter
 
@@ -17,9 +18,9 @@ _DC = "{http://purl.org/dc/elements/1.1/}"
 _CHAPTERS = ("application/xhtml+xml", "text/html")
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     """Raises KmError for damage, copy protection and zip bombs; reports a chapter that the archive lacks."""
-    with archives.opened(data, name) as archive:
+    with archives.opened(data, name, limits) as archive:
         title, paths = _spine(archive, name)
         locked = _locked(archive, name)
         chapters: list[str] = []

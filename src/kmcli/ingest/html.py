@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import re
 import warnings
 from typing import TYPE_CHECKING
 
 from kmcli.errors import KmError
 from kmcli.ingest import plain
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Reporter
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
+_SUBSET = re.compile(r"(<!doctype\s[^>\[]*)\[.*?\]\s*>", re.IGNORECASE | re.DOTALL)
+"""A document type with declarations in it, the end of which the parser takes for text."""
+_OPENING = 1 << 16
 _NOT_TEXT = ("script", "style", "nav", "noscript", "template", "svg", "iframe", "object", "button", "select", "head")
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     return from_markup(decode(data, name))
 
 
@@ -61,6 +66,7 @@ def _parse(markup: str) -> BeautifulSoup:
     from bs4 import BeautifulSoup
     from bs4.exceptions import ParserRejectedMarkup
 
+    markup = _SUBSET.sub(r"\1>", markup[:_OPENING], count=1) + markup[_OPENING:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that EPUB chapters look like XML, that a line looks like a file name
         try:

@@ -26,8 +26,12 @@ _IMAGES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"
 _SIGNED = {"pdf": "PDF", "docx": "DOCX", "epub": "EPUB"}
 """Kinds whose files always open with their signature, and what people call them."""
 
-_HTML = re.compile(r"\s*(?:<\?xml[^>]*\?>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL)
-_LATEX = re.compile(r"(?:\s|%[^\n]*\n)*\\document(?:class|style)\b")
+_HTML = re.compile(r"<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE)
+_BEFORE_HTML = re.compile(r"\s+|<\?xml[^>]*\?>|<!--.*?-->", re.DOTALL)
+_LATEX = re.compile(r"\\document(?:class|style)\b")
+_BEFORE_LATEX = re.compile(r"\s+|%[^\n]*\n")
+_OPENING = 1 << 16
+"""Characters within which a text says what it is."""
 
 
 def sniff(data: bytes, name: str, by_suffix: str) -> str:
@@ -54,10 +58,23 @@ def sniff(data: bytes, name: str, by_suffix: str) -> str:
     if by_suffix in _SIGNED:
         kind = _SIGNED[by_suffix]
         raise KmError(f"{name} is damaged, or no {kind} at all.", "Open it elsewhere and save it again.")
-    text = plain.decode(data, name)  # refuses binary content
-    if _HTML.match(text):
+    opening = plain.decode(data, name)[:_OPENING]  # refuses binary content
+    if _opens(_HTML, _BEFORE_HTML, opening):
         return "html"
-    return "latex" if not by_suffix and _LATEX.match(text) else ""
+    return "latex" if not by_suffix and _opens(_LATEX, _BEFORE_LATEX, opening) else ""
+
+
+def may_be_plain(data: bytes) -> bool:
+    """Whether `sniff` would look at no more than the text: not so for what has to be unpacked first."""
+    return not data[:1024].lstrip().startswith((b"%PDF-", b"PK\x03\x04"))
+
+
+def _opens(what: re.Pattern[str], before: re.Pattern[str], text: str) -> bool:
+    """Whether a text begins so, but for what may stand before. One by one: as one pattern it would take exponential time."""
+    at = 0
+    while found := before.match(text, at):
+        at = found.end()
+    return bool(what.match(text, at))
 
 
 def _sniff_zip(data: bytes, name: str) -> str:

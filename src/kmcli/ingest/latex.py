@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from kmcli.ingest import plain
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import Reporter
 
@@ -81,7 +82,7 @@ _MAX_DEPTH = 50
 """Of nested braces; deeper ones are unwrapped without a look at their command."""
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     return Extract(clean(to_text(plain.decode(data, name))))
 
 

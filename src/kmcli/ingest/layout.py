@@ -70,7 +70,7 @@ def without_running_lines(pages: list[Page]) -> list[Page]:
         text = [line.y for line in page if line not in suspects]
         low, high = min(text, default=0.0) + _SAME_ROW, max(text, default=0.0) - _SAME_ROW
         kept.append([line for line in page if line not in suspects or low < line.y < high])
-    return kept
+    return kept if any(kept) else pages  # the same on every page: then that is the text
 
 
 def _edges(page: Page) -> list[Line]:

@@ -9,7 +9,9 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from kmcli.errors import KmError, ResourceError
+from kmcli.ingest import ocr
 from kmcli.ingest.layout import Line, Page, prose
+from kmcli.ingest.limits import Limits
 from kmcli.ingest.text import Extract, clean
 from kmcli.types import PAGE_BREAK, Event, Reporter
 
@@ -33,7 +35,7 @@ _BROKEN = (
 )
 
 
-def read(data: bytes, name: str, report: Reporter) -> Extract:
+def read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     """Text page by page; a page that cannot be read is reported and left empty.
 
     Raises KmError where the file is damaged, encrypted, or holds pictures of text only; ResourceError where its
@@ -42,7 +44,7 @@ def read(data: bytes, name: str, report: Reporter) -> Extract:
     from pypdf.errors import DependencyError
 
     try:
-        return _read(data, name, report)
+        return _read(data, name, report, limits)
     except DependencyError:
         raise ResourceError(
             f"{name} is encrypted with AES, which needs the package cryptography.",
@@ -50,30 +52,76 @@ def read(data: bytes, name: str, report: Reporter) -> Extract:
         ) from None
 
 
-def _read(data: bytes, name: str, report: Reporter) -> Extract:
+def _read(data: bytes, name: str, report: Reporter, limits: Limits) -> Extract:
     from pypdf.errors import DeprecationError, PyPdfError
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    reader = _open(data, name)
+    reader = _open(data, name, limits)
+    count = len(reader.pages)
     pages: list[Page] = []
-    damaged = False
-    for number in range(1, len(reader.pages) + 1):
+    damaged: set[int] = set()
+    for number in range(1, count + 1):
         try:
             pages.append(_lines(reader.pages[number - 1]))
         except (PyPdfError, DeprecationError, *_BROKEN):
-            damaged = True
+            damaged.add(number)
             report(Event("read", f"page {number} of {name} is damaged and was left out", warning=True))
             pages.append([])
-        report(Event("read", name, number, len(reader.pages)))
+        report(Event("read", name, number, count))
+    empty = [number for number, page in enumerate(pages, 1) if not page and number not in damaged]
+    scanned = [number for number in empty if _has_picture(reader.pages[number - 1])] if len(empty) < count else empty
+    if scanned and ocr.installed():
+        _recognise(data, name, scanned, pages, report)
+    elif scanned and len(scanned) < count:
+        what = (
+            f"{len(scanned)} of the {count} pages of {name} are pictures and were left out; to read them: {ocr.INSTALL}"
+        )
+        report(Event("read", what, warning=True))
     texts = [clean(text.translate(_LIGATURES)) for text in prose(pages)]
     if not any(texts):
         if damaged:
             raise _damaged(name)
-        raise KmError(f"{name} has no text: its pages are scanned images.", "Run OCR first, for example with ocrmypdf.")
+        if ocr.installed():
+            raise KmError(
+                f"{name} has no text, nor any in its pictures.", "Is it the file you meant? Else scan it again."
+            )
+        raise KmError(f"{name} has no text: its pages are scanned images.", f"For km to read them: {ocr.INSTALL}")
     return Extract(PAGE_BREAK.join(texts), pages=len(texts))
 
 
-def _open(data: bytes, name: str) -> PdfReader:
+def _has_picture(page: PageObject) -> bool:
+    """Whether a page without text has a picture, so that it is not just blank."""
+    from pypdf.errors import DeprecationError, PyPdfError
+
+    try:
+        drawn: Any = page["/Resources"]
+        drawn = drawn.get_object()["/XObject"].get_object().values()
+        return any(one.get_object().get("/Subtype") in ("/Image", "/Form") for one in drawn)
+    except (PyPdfError, DeprecationError, *_BROKEN):
+        return False
+
+
+def _recognise(data: bytes, name: str, numbers: list[int], pages: list[Page], report: Reporter) -> None:
+    """Put the text of pages that are pictures where it belongs."""
+    try:
+        scans = ocr.Scans(data)
+        for done, number in enumerate(numbers, 1):
+            pages[number - 1] = scans.lines(number)
+            report(Event("ocr", name, done, len(numbers)))
+    except (RuntimeError, ValueError):
+        report(Event("read", f"the pictures in {name} cannot be drawn and were left out", warning=True))
+        return
+    what = "1 page" if len(numbers) == 1 else f"{len(numbers)} pages"
+    report(
+        Event(
+            "read",
+            f"{what} of {name} {'was' if len(numbers) == 1 else 'were'} read by OCR, which may err",
+            warning=True,
+        )
+    )
+
+
+def _open(data: bytes, name: str, limits: Limits) -> PdfReader:
     """A reader that has read the list of pages, and unlocked the file where its password is empty."""
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import DeprecationError, PyPdfError
@@ -82,12 +130,21 @@ def _open(data: bytes, name: str) -> PdfReader:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and reader.decrypt("") == PasswordType.NOT_DECRYPTED:
             raise KmError(f"{name} is encrypted.", "Open it with its password and save a copy without a password.")
+        limits.check_pages(_declared(reader), name)  # before each is looked up
         count = len(reader.pages)
+        limits.check_pages(count, name)
     except (PyPdfError, DeprecationError, *_BROKEN):
         raise _damaged(name) from None
     if not count:
         raise KmError(f"{name} is a PDF without pages.", "Fetch it again, or open it elsewhere and save it again.")
     return reader
+
+
+def _declared(reader: PdfReader) -> int:
+    """How many pages the file says that it has; 0 where it says nothing sensible."""
+    tree = reader.root_object.get("/Pages")
+    count = tree.get_object().get("/Count") if tree is not None else None
+    return count if isinstance(count, int) else 0
 
 
 def _lines(page: PageObject) -> Page:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kmcli.errors import KmError, NotFoundError, UsageError, did_you_mean
-
-MAX_BYTES = 200_000_000
+from kmcli.ingest.limits import Limits
 
 
 def absolute(source: str) -> Path:
@@ -27,18 +26,16 @@ def absolute(source: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(source)))
 
 
-def from_file(path: Path) -> bytes:
+def from_file(path: Path, limits: Limits | None = None) -> bytes:
     """The content of a regular file. Raises NotFoundError, UsageError or KmError with the reason."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise UsageError(f"{path} is a folder, not a file.", "Name the files in it.")
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError(
-                f"{path} is not a regular file.", "To read from a pipe, use - and send it to standard input."
-            )
-        with path.open("rb") as stream:
-            return _limited(stream, str(path))
+        _regular(path, path.stat().st_mode)  # before it is opened: that alone can make a device do something
+        # What has taken its place meanwhile is not waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            found = os.fstat(stream.fileno())
+            _regular(path, found.st_mode)
+            (limits or Limits()).check_size(found.st_size, str(path))
+            return _limited(stream, str(path), limits or Limits())
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(
             f"there is no file {path}.", did_you_mean(path.name, _beside(path), "Check the path.")
@@ -49,7 +46,9 @@ def from_file(path: Path) -> bytes:
         raise KmError(f"{path} cannot be read: {error.strerror}.", "Check the path and the disk.") from None
 
 
-def from_stdin(stdin: BinaryIO | None, example: str = "cat notes.txt | km add -") -> bytes:
+def from_stdin(
+    stdin: BinaryIO | None, example: str = "cat notes.txt | km add -", limits: Limits | None = None
+) -> bytes:
     """All of standard input. example: how something is sent there.
 
     Raises UsageError where it is a terminal, KmError where nothing comes.
@@ -57,13 +56,20 @@ def from_stdin(stdin: BinaryIO | None, example: str = "cat notes.txt | km add -"
     stream = stdin if stdin is not None else sys.stdin.buffer
     if stream.isatty():
         raise UsageError("nothing is sent to standard input.", f"For example: {example}")
-    return _limited(stream, "standard input")
+    return _limited(stream, "standard input", limits or Limits())
 
 
-def _limited(stream: BinaryIO, name: str) -> bytes:
-    data = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise KmError(f"{name} is larger than {MAX_BYTES // 1_000_000} MB.", "Split it into parts and add those.")
+def _regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder, not a file.", "Name the files in it.")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a regular file.", "To read from a pipe, use - and send it to standard input.")
+
+
+def _limited(stream: BinaryIO, name: str, limits: Limits) -> bytes:
+    data = stream.read(limits.bytes + 1)
+    if len(data) > limits.bytes:  # by how much, nobody knows
+        limits.check_size(2 * limits.bytes, name)
     if not data:
         raise KmError(f"{name} is empty.", "Is it the right file, and was it written completely?")
     return data

@@ -17,10 +17,11 @@ class Extract:
 
 
 _NEWLINES = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-# Controls, byte order marks and lone surrogates carry no text; bidi overrides and isolates show people other text than
-# a model reads; soft hyphens split words for every search.
+# Controls, byte order marks and lone surrogates carry no text; bidi overrides, isolates and tags (letters that nobody
+# sees) show people other text than a model reads; soft hyphens split words for every search.
 _UNWANTED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
 )
 _BLANK_RUN = re.compile(r"\n(?:[ \t]*\n){3,}")
 

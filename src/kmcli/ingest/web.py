@@ -81,11 +81,11 @@ def fetch(url: str) -> Fetched:
         raise _unreachable(url, error) from None
 
 
-def main_text(fetched: Fetched) -> Extract:
+def main_text(data: bytes, url: str, charset: str) -> Extract:
     """A page's article without what surrounds it; the whole page where no article is found."""
     import trafilatura
 
-    markup = html.decode(fetched.data, fetched.url, fetched.charset)
+    markup = html.decode(data, url, charset)
     page = html.from_markup(markup)
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     try:

@@ -231,7 +231,7 @@ def _refused(request: Request, error: KmError) -> Response:
 
 
 def _no_route(request: Request, error: HTTPException) -> Response:
-    path, headers = request.url.path, dict(error.headers or {})
+    path, headers = request.scope["path"], dict(error.headers or {})  # not its URL: a query may be no UTF-8
     if error.status_code == 405:
         message = f"{path} does not take {request.method}."
         return _response(Refused(405, "method_not_allowed", message, headers=headers))

@@ -9,6 +9,7 @@ from kmcli.errors import KmError
 from kmcli.library import Added
 from kmcli.types import Document, Event, Ingested
 from kmcli.workflows.house import Failure, House
+from kmcli.workflows.reading import Foreign
 
 TOGETHER = 64
 """Documents that are written at once."""
@@ -28,6 +29,7 @@ class Intake:
         self._waiting: list[tuple[str, Ingested]] = []
         self.added: list[Added] = []
         self.failed: list[Failure] = []
+        self.foreign = Foreign(house)
 
     def take(self, source: str, found: Ingested | KmError) -> None:
         if isinstance(found, KmError):
@@ -46,9 +48,13 @@ class Intake:
                 made = self._house.library.add_new([one for _, one in waiting], self._tags)
         for (source, one), added in zip(waiting, made, strict=True):
             try:
-                self.added.append(added or self._one(one))
+                done = added or self._one(one)
             except KmError as error:
                 self.failed.append(Failure(source, error))
+                continue
+            self.added.append(done)
+            if done.action != "unchanged":
+                self.foreign.look(done.document.name, one.text)
 
     def _one(self, ingested: Ingested) -> Added:
         name = self._name
@@ -63,18 +69,21 @@ def read(house: House, sources: Sequence[str], column: str | None = None) -> Ite
     """Every document of the sources, in their order, with the source that it is of; with one bar for all."""
     from kmcli import ingest
     from kmcli.ingest import ahead
+    from kmcli.ingest.worker import Worker
 
+    limits = house.limits()
     plain = [source for source in sources if ingest.is_file(source)]
     processes = ahead.processes_for(plain)
     with ExitStack() as until:
-        reading = until.enter_context(ahead.Ahead(plain, house.report, processes)) if processes else None
+        reading = until.enter_context(ahead.Ahead(plain, house.report, processes, limits)) if processes else None
+        worker = until.enter_context(Worker())
         for done, source in enumerate(sources):
             house.report(Event("add", source, done, len(sources)))
             if reading and ingest.is_file(source):
                 yield source, reading.read()
                 continue
             try:
-                for found in ingest.read_all(source, house.report, column):
+                for found in ingest.read_all(source, house.report, column, limits, worker.parse):
                     yield source, found
             except KmError as error:
                 yield source, error

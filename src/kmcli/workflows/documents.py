@@ -98,6 +98,7 @@ def add(
     added, failed = intake.added, failed + intake.failed
     if any(one.action != "unchanged" for one in added) and house.settings["model"].value == EMBEDDED:
         house.announce_embedded()
+    intake.foreign.tell()
     return AddReport(tuple(added), tuple(failed))
 
 

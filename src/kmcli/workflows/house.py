@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kmcli import bases, config
 from kmcli.bases import Base, Loaded
@@ -17,6 +17,9 @@ from kmcli.library import Library
 from kmcli.library.files import gone
 from kmcli.retrieval import PASSAGE_TOKENS
 from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Reporter, Sample, State
+
+if TYPE_CHECKING:
+    from kmcli.ingest.limits import Limits
 
 
 class Reads(Protocol):
@@ -100,6 +103,12 @@ class House:
 
     def warn(self, message: str) -> None:
         self.report(Event("note", message, warning=True))
+
+    def limits(self) -> Limits:
+        """What reading one file may cost."""
+        from kmcli.ingest.limits import Limits  # not needed by the verbs that must be quick
+
+        return Limits.of({key: value.value for key, value in self.settings.items()})
 
     def processes(self) -> int:
         """That share the steps of a training. Raises UsageError where the machine has no device for each."""

@@ -208,8 +208,10 @@ def _document(
         found = library.add(_card_as_document(folder, base, recipe, told), name)
     elif os.path.exists(os.path.expanduser(given)) or "://" in given:
         from kmcli import ingest
+        from kmcli.ingest.worker import Worker
 
-        found = library.add(ingest.read(given, report=house.report), name)
+        with Worker() as worker:
+            found = library.add(ingest.read(given, None, house.report, house.limits(), worker.parse), name)
     else:
         return library.find(given), False  # which says that there is none
     here = found.document.name

@@ -19,6 +19,7 @@ from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.reading import Foreign
 from kmcli.workflows.task import Task, Trained
 
 
@@ -63,6 +64,7 @@ def train(
         for document in documents:
             _let_off(house, document)
     todo = [document for document in documents if again or not met(house, document, wanted, options, everything)]
+    Foreign(house, default.path).tell_of(todo)
     group = Group(house, Loader(house), force, house.processes())
     interrupted = None
     try:

@@ -187,7 +187,7 @@ class Watcher:
     def _held(self, path: str) -> bool:
         """Whether the library has a file as it is; where it was moved, that is noted."""
         try:
-            sha256 = hashlib.sha256(sources.from_file(Path(path))).hexdigest()
+            sha256 = hashlib.sha256(sources.from_file(Path(path), self._house.limits())).hexdigest()
         except KmError:
             return False  # reading it says why
         catalogue = self._house.library.catalogue
