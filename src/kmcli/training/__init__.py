@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
@@ -30,7 +31,8 @@ class Job:
     name: of the document. workspace: where the checkpoint lives while training; one found there is continued. out: where the
     adapter is saved. text: the document's, without page breaks, for objectives that read windows of it. other: the teacher
     whose predictions are learnt, where it is not the base; `predict` has left them in the workspace. start: the weights to
-    begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those.
+    begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those. shelf:
+    what else its adapter may begin from.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Job:
     other: Reader | None = None
     start: Start | None = None
     kept: Sequence[Sample] = ()
+    shelf: Shelf = EMPTY
 
 
 Done = Callable[[Job, "dict[str, Any] | KmError"], None]
@@ -87,7 +90,7 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
 
     model: Any = None
     students: dict[loop.Student, Job] = {}
-    team = Team(loaded, processes, report, jobs[0].text) if processes > 1 else None
+    team = Team(loaded, processes, report, jobs[0].text, jobs[0].shelf) if processes > 1 else None
     budget = 0 if team else targets.MEMORY_BYTES // len(jobs)  # helpers read the file
 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
@@ -106,9 +109,9 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
                 mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other, job.kept)
                 kind, adapter = ADAPTERS[job.recipe.adapter], f"document{number}"
                 if model is None:
-                    model = kind.build(loaded, job.recipe, adapter, job.text)
+                    model = kind.build(loaded, job.recipe, adapter, job.text, job.shelf)
                 else:
-                    kind.add(model, loaded, job.recipe, adapter, job.text)
+                    kind.add(model, loaded, job.recipe, adapter, job.text, job.shelf)
                 kind.activate(model, [adapter])
                 if job.start is not None:
                     start.fill(kind.trainable(model), job.start)

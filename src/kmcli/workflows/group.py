@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from kmcli.adapters import ADAPTERS
+from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
@@ -41,6 +43,7 @@ class Group:
         self._house, self._loader, self._force, self._processes = house, loader, force, processes
         self._tasks: list[Task] = []
         self._writer: Writer | None = None
+        self._advised: list[tuple[str, str]] = []
 
     @contextmanager
     def failing(self, document: Document) -> Iterator[None]:
@@ -177,8 +180,20 @@ class Group:
             samples, kept, recipe = redline.narrowed(task.redline, samples, texts, recipe, document)
         text = join_pages(house.library.text(document))
         other = compute_predictions(house, self._loader, reads, recipe, samples, texts, text, workspace)
+        shelf = house.shelf(document, task.base)
+        self._advise(task, shelf)
         out = house.library.staging(document)
-        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept)
+        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept, shelf)
+
+    def _advise(self, task: Task, shelf: Shelf) -> None:
+        advice = ADAPTERS[task.recipe.adapter].advice(task.base, shelf)
+        if (
+            advice
+            and advice not in self._advised
+            and not starts.outranked(self._house.library.workspace(task.document))
+        ):
+            self._advised.append(advice)
+            self._house.report(Event("train", " ".join((advice[0] + ".", advice[1])), warning=True))
 
     def _commit_update(self, loaded: Loaded, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         """Keep, with the module, what it answers differently from the one that it replaces."""
