@@ -18,12 +18,13 @@ row. What computes those from something else (such as summary vectors that are r
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmcli.adapters import cartridge, compressed, lora
-from kmcli.adapters.folder import FIRST, config_of
+from kmcli.adapters.folder import CONFIG, FIRST, WEIGHTS, config_of, explained
 from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, UsageError
@@ -86,9 +87,7 @@ class Kind(Protocol):
 
         Raises UsageError and ResourceError where the base cannot carry such a one."""
 
-    def add(
-        self, model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "", shelf: Shelf = EMPTY
-    ) -> None:
+    def add(self, model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "", shelf: Shelf = EMPTY) -> None:
         """Another fresh adapter beside those of a carrier of `build`, with the numbers that it would have there."""
 
     def activate(self, model: Any, names: Sequence[str]) -> None:
@@ -184,6 +183,20 @@ def require(module: KnowledgeModule, name: str, use: str) -> None:
         cannot, hint = _CANNOT[use]
         what = ADAPTERS[module.recipe.adapter].WHAT
         raise UsageError(f"the Knowledge Module of {name} is {what}, which {cannot}.", hint)
+
+
+def beside(folder: Path) -> Path | None:
+    """What an adapter has in a file of its own, beside those of PEFT, and other programs have to be given with it."""
+    file = kind_of(folder).BESIDE
+    return folder / file if file else None
+
+
+def without_it(folder: Path, out: Path) -> Path:
+    """Write into an existing folder what PEFT makes of an adapter: it knows nothing of the file beside it."""
+    for name in (CONFIG, WEIGHTS):
+        with explained(folder):
+            shutil.copyfile(folder / name, out / name)
+    return out
 
 
 def size_of(folder: Path) -> int:

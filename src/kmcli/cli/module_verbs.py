@@ -24,6 +24,7 @@ from kmcli.cli.recipe_flags import (
     MaxTokens,
     MinScore,
     Objective,
+    OfGroup,
     Overlap,
     Preset,
     Ratio,
@@ -67,6 +68,7 @@ def train(
     frozen: Frozen = None,
     ratio: Ratio = None,
     refine: Refine = False,
+    group: OfGroup = False,
     init: Init = None,
     chunk_tokens: ChunkTokens = None,
     overlap: Overlap = None,
@@ -126,9 +128,13 @@ def train(
     )
     flags = {"model": model, "device": device, "processes": processes, "preset": preset, "engine": engine}
     with opened(screen, **flags) as house:
+        if estimate and group:
+            raise UsageError(
+                "what a group takes is not estimated.", "Leave --group out: it takes about as much as they do."
+            )
         if estimate:
             return estimates.of_train(screen, house, names or [], everything, options, force or restart)
-        report = study.train(house, names or [], everything, options, force, restart)
+        report = study.train(house, names or [], everything, options, force, restart, group)
     for trained in report.trained:
         _tell_trained(screen, trained)
     estimates.tell_skipped(screen, report.skipped)

@@ -39,6 +39,7 @@ Ratio = Annotated[
     str | None, typer.Option("--ratio", metavar="N", help="Of a compressed document: how many tokens a vector is for.")
 ]
 Refine = Annotated[bool, typer.Option("--refine", help="Of a compressed document: train its vectors as well.")]
+OfGroup = Annotated[bool, typer.Option("--group", help="Of compressed documents: one adapter for all that are named.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]

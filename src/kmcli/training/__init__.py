@@ -79,7 +79,8 @@ def train(
 
 def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: Done, processes: int = 1) -> None:
     """Train several documents, by recipes with one kind of adapter, side by side, each as it would be alone. Each is handed
-    over as soon as it is finished or has failed, which does not stop the others. processes: that share the steps of one.
+    over as soon as it is finished or has failed, which does not stop the others. Those of a group are one training, which
+    takes them by turns, with a checkpoint in the first one's workspace. processes: that share the steps of one.
 
     Raises InterruptedRun after Ctrl-C.
     """
@@ -89,19 +90,21 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     from kmcli.training.team import Team
 
     model: Any = None
-    students: dict[loop.Student, Job] = {}
+    students: dict[loop.Student, dict[str, Job]] = {}
+    group: dict[str, tuple[Job, mixture.Mixture]] = {}
     team = Team(loaded, processes, report, jobs[0].text, jobs[0].shelf) if processes > 1 else None
     budget = 0 if team else targets.MEMORY_BYTES // len(jobs)  # helpers read the file
 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
-        job = students[student]
-        if not isinstance(result, KmError):
-            try:
-                with checkpoint.storing(job.out):
-                    ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
-            except KmError as error:
-                result = error
-        done(job, result)
+        for adapter, job in students[student].items():
+            mine = result if isinstance(result, KmError) else dict(result)
+            if not isinstance(mine, KmError):
+                try:
+                    with checkpoint.storing(job.out):
+                        ADAPTERS[job.recipe.adapter].save(model, job.out, adapter)
+                except KmError as error:
+                    mine = error
+            done(job, mine)
 
     try:
         for number, job in enumerate(jobs):
@@ -116,14 +119,22 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
                 if job.start is not None:
                     start.fill(kind.trainable(model), job.start)
                 forward.require_room(model, loaded, mix.views)
+                if job.recipe.group:
+                    group[adapter] = job, mix
+                    continue
                 if mix.as_before:
                     with closing(before(loaded, mix, job.recipe, job.workspace)) as predictions:
                         predictions.compute(loaded, report, model)
                 name = job.name if len(jobs) > 1 else ""
                 student = loop.Student(model, loaded, mix, job.recipe, job.workspace, report, adapter, name, budget)
-                students[student] = job
+                students[student] = {adapter: job}
             except KmError as error:
                 done(job, error)
+        if group:
+            of_all = mixture.by_turns({adapter: mix for adapter, (_, mix) in group.items()})
+            first, (job, _) = next(iter(group.items()))
+            student = loop.Student(model, loaded, of_all, job.recipe, job.workspace, report, first, "", budget)
+            students[student] = {adapter: one for adapter, (one, _) in group.items()}
         if students:
             many.run(model, loaded, list(students), report, finished, team)
     finally:

@@ -21,7 +21,6 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,38 +31,14 @@ from kmcli.adapters import lora, summary
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.objectives.losses import distillation, next_token
-from kmcli.objectives.views import second_part
-from kmcli.objectives.windows import Window
 from kmcli.training import checkpoint, figures
 from kmcli.training.compressor_recipe import CompressorRecipe
 from kmcli.training.forward import causal, check_head, decoder, logits, scored_states
 from kmcli.training.kernels import fast_layers
 from kmcli.training.loop import CHECKPOINT_EVERY, EVALUATE_EVERY, EVALUATIONS, PATIENCE, learning_rate_factor
 from kmcli.training.memory import kept_memory
-from kmcli.types import Event, Recipe, Reporter, View
-
-SHORTEST = 8
-"""Tokens of a segment at least."""
-HELD_OUT = 64
-"""Examples of the texts that are held out, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """ids: of all of it. material: views of its study material, each with the ids of the chunk it is about."""
-
-    ids: list[int]
-    material: Sequence[tuple[list[int], View]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """ratio: tokens for a vector. follows: whether the view is what follows the segments."""
-
-    segments: list[list[int]]
-    view: View
-    ratio: int
-    follows: bool
+from kmcli.training.segments import Drawn, Example, Text, usable_text
+from kmcli.types import Event, Recipe, Reporter
 
 
 def train(
@@ -96,10 +71,6 @@ def train(
     return metrics
 
 
-def usable_text(text: Text) -> bool:
-    return len(text.ids) >= 3 * SHORTEST
-
-
 class _Run:
     """Shapes: as in `adapters.summary`; L layers, N scored tokens."""
 
@@ -113,10 +84,9 @@ class _Run:
         folder: Path,
         report: Reporter,
     ) -> None:
-        self.model, self.loaded, self.texts, self.recipe = model, loaded, texts, recipe
+        self.model, self.loaded, self.recipe = model, loaded, recipe
         self.folder, self.report = folder, report
         self.embedded = summary.embedder(loaded)
-        self.size = summary.segment_tokens(loaded.base)
         self.unit = summary.spread(loaded)
         wide = self.embedded([0]).shape[1]
         zeros = partial(torch.zeros, device=loaded.device)
@@ -126,50 +96,10 @@ class _Run:
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
         self.progress, self.best = checkpoint.restore(folder, self.parameters, self.optimiser)
         self.before = self.progress.tokens, self.progress.seconds
-        self.weights = torch.tensor([float(len(text.ids)) for text in texts])
-        self.told = [text for text in texts if text.material]
-        self.held_out = self._held_out(held_out)
+        self.drawn = Drawn(loaded, texts, recipe)
+        self.held_out = self.drawn.held_out(held_out)
         self.every = max(EVALUATE_EVERY, recipe.steps // EVALUATIONS)
         self.schedule = Recipe(schedule="cosine", warmup=recipe.warmup)
-
-    # --- examples
-
-    def batch(self, step: int) -> list[Example]:
-        random = torch.Generator().manual_seed(self.recipe.seed * 7919 + step)
-        return [self._draw(random, place) for place in range(self.recipe.batch)]
-
-    def _draw(self, random: torch.Generator, place: int) -> Example:
-        """Of every two one is of study material, where there is any."""
-        ratios = self.recipe.ratios
-        ratio = ratios[_number(random, len(ratios))]
-        if place % 2 and self.told:
-            text = self.told[_number(random, len(self.told))]
-            return self._of_material(text, _number(random, len(text.material)), ratio)
-        text = self.texts[int(torch.multinomial(self.weights, 1, generator=random))]
-        size = min(self.size, len(text.ids) // 3)
-        return self._window(text, _number(random, len(text.ids) - 3 * size + 1), ratio)
-
-    def _of_material(self, text: Text, which: int, ratio: int) -> Example:
-        chunk, view = text.material[which]
-        return Example(summary.segments(chunk, self.size), view, ratio, follows=False)
-
-    def _window(self, text: Text, start: int, ratio: int) -> Example:
-        size = min(self.size, len(text.ids) // 3)
-        ids = text.ids[start : start + 3 * size]
-        view = second_part(Window(ids, start, 2 * size), self.loaded)
-        return Example([ids[:size], ids[size : 2 * size]], view, ratio, follows=True)
-
-    def _held_out(self, texts: Sequence[Text]) -> list[Example]:
-        """The same whatever is trained on: windows of each text one after the other, and its material, ratios by turns."""
-        found: list[Example] = []
-        for text in texts:
-            size = min(self.size, len(text.ids) // 3)
-            starts = range(0, len(text.ids) - 3 * size + 1, 3 * size) if size >= SHORTEST else ()
-            for start in starts:
-                found.append(self._window(text, start, self.recipe.ratios[len(found) % len(self.recipe.ratios)]))
-            for which in range(len(text.material)):
-                found.append(self._of_material(text, which, self.recipe.ratios[len(found) % len(self.recipe.ratios)]))
-        return found[:: -(-len(found) // HELD_OUT)] if found else []
 
     # --- a step
 
@@ -220,7 +150,7 @@ class _Run:
         return found
 
     def train(self) -> dict[str, Any]:
-        first = self.batch(0)[0].view
+        first = self.drawn.batch(0)[0].view
         check_head(self.model, self.loaded, (first.student_ids[:-1], first.student_mask))
         means = self._evaluate(pooled=True) if self.held_out else None
         with kept_memory(), checkpoint.deferred_interrupt() as interrupted:
@@ -239,7 +169,7 @@ class _Run:
 
     def _step(self) -> None:
         progress, recipe = self.progress, self.recipe
-        examples = self.batch(progress.step)
+        examples = self.drawn.batch(progress.step)
         self.optimiser.zero_grad()
         self.model.train()
         loss = torch.stack(self.losses(examples)).mean()
@@ -301,7 +231,11 @@ class _Run:
         }
         # save_file would make a file for its owner alone
         (folder / summary.LEARNED).write_bytes(as_bytes(learned, {"format": "pt"}))
-        told = {"id": secrets.token_hex(8), "segment_tokens": self.size, "recipe": dataclasses.asdict(self.recipe)}
+        told = {
+            "id": secrets.token_hex(8),
+            "segment_tokens": self.drawn.size,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
         (folder / summary.TOLD).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
     def _metrics(self, means: float | None) -> dict[str, Any]:
@@ -313,15 +247,11 @@ class _Run:
             "train_loss": progress.curve[-1]["loss"] if progress.curve else None,
             "held_out_loss": progress.best,
             "means_loss": means,
-            "texts": len(self.texts),
+            "texts": len(self.drawn.texts),
             "held_out_examples": len(self.held_out),
             **figures.work(progress, self.loaded.device),
             "curve": figures.thinned(progress.curve),
         }
-
-
-def _number(random: torch.Generator, below: int) -> int:
-    return int(torch.randint(below, (1,), generator=random))
 
 
 def split(names: Sequence[str], recipe: CompressorRecipe) -> tuple[list[str], list[str]]:

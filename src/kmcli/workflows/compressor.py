@@ -22,8 +22,8 @@ from kmcli.workflows.house import House
 from kmcli.workflows.naming import find_all
 
 if TYPE_CHECKING:
-    from kmcli.training.compressor import Text
     from kmcli.training.compressor_recipe import CompressorRecipe
+    from kmcli.training.segments import Text
 
 MATERIAL = 256
 """Samples of a document's study material, at most: no document is to be most of what is learned from."""
@@ -52,6 +52,7 @@ def train(house: House, names: Sequence[str], settings: Sequence[str], restart: 
         raise UsageError("the library has no documents to train a compressor on.", "Add some: km add FILE")
     from kmcli.training import compressor as training
     from kmcli.training.compressor_recipe import resolve
+    from kmcli.training.segments import usable_text
 
     recipe, base = resolve(settings), house.base()
     house.announce(base)
@@ -60,7 +61,7 @@ def train(house: House, names: Sequence[str], settings: Sequence[str], restart: 
         resumed = _take_up(house, base, workspace, recipe, documents, restart)
         loaded = house.load(base)
         found = {document.id: _text(house, loaded, document) for document in documents}
-        found = {about: text for about, text in found.items() if training.usable_text(text)}
+        found = {about: text for about, text in found.items() if usable_text(text)}
         taught, held = training.split(list(found), recipe)
         out = compressors.staging(workspace)
         metrics = training.train(
@@ -90,7 +91,7 @@ def rm(house: House) -> Kept:
 def _text(house: House, loaded: Loaded, document: Document) -> Text:
     """The document, and its study material, whoever wrote it."""
     from kmcli.objectives.views import chunk_in_context
-    from kmcli.training.compressor import Text
+    from kmcli.training.segments import Text
 
     def ids(text: str) -> list[int]:
         return list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -86,7 +86,7 @@ class Group:
         tasks, self._tasks = self._tasks, []
         for alike in dict.fromkeys(map(_alike, tasks)):
             mine = [task for task in tasks if _alike(task) == alike]
-            base, bits, _ = alike
+            base, bits, _, group = alike
             jobs = self._jobs([task for task in mine if not task.module])
             try:
                 loaded = self._loader.load(base, bits)
@@ -98,7 +98,7 @@ class Group:
             if self._processes > 1 and len(jobs) > 1:
                 message = f"{self._processes} processes share one document at a time: they train one after the other"
                 self._house.report(Event("train", message))
-            for start in range(0, len(jobs), size):
+            for start in range(0, len(jobs), len(jobs) if group else size):
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
                 examined.examine(self._house, loaded, task)
@@ -262,6 +262,6 @@ class Group:
         return self._writer
 
 
-def _alike(task: Task) -> tuple[Base, int, str]:
+def _alike(task: Task) -> tuple[Base, int, str, str]:
     """Tasks may train together where this is the same."""
-    return task.base, task.recipe.base_bits, task.recipe.adapter
+    return task.base, task.recipe.base_bits, task.recipe.adapter, task.recipe.group
