@@ -16,9 +16,7 @@ anew for each, and all of that by the step's number, as in `loop`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import secrets
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +25,7 @@ from typing import Any
 
 import torch
 
-from kmcli.adapters import lora, summary
+from kmcli.adapters.compressor import Learning
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.objectives.losses import distillation, next_token
@@ -58,14 +56,14 @@ def train(
     usable = [text for text in texts if usable_text(text)]
     if not usable:
         raise KmError("the library has too little text to train a compressor on.", "Add documents: km add FILE")
-    settings = Recipe(rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed)
-    model = lora.build(loaded, settings)
+    learning = Learning(loaded, recipe.rank, recipe.alpha, recipe.seed)
+    model = learning.model
     try:
-        run = _Run(model, loaded, usable, held_out, recipe, workspace, report)
+        run = _Run(learning, usable, held_out, recipe, workspace, report)
         with fast_layers(model, causal(model).get_output_embeddings()):
             metrics = run.train()
         with checkpoint.storing(out):
-            run.save(out)
+            learning.save(out, dataclasses.asdict(recipe))
     finally:
         model.unload().eval()
     return metrics
@@ -76,27 +74,19 @@ class _Run:
 
     def __init__(
         self,
-        model: Any,
-        loaded: Loaded,
+        learning: Learning,
         texts: Sequence[Text],
         held_out: Sequence[Text],
         recipe: CompressorRecipe,
         folder: Path,
         report: Reporter,
     ) -> None:
-        self.model, self.loaded, self.recipe = model, loaded, recipe
-        self.folder, self.report = folder, report
-        self.embedded = summary.embedder(loaded)
-        self.unit = summary.spread(loaded)
-        wide = self.embedded([0]).shape[1]
-        zeros = partial(torch.zeros, device=loaded.device)
-        self.tokens = torch.nn.Parameter(zeros((summary.most_vectors(loaded.base), wide)))
-        self.projection = torch.nn.Parameter(zeros((wide, wide)))
-        self.parameters = {**lora.trainable(model), "tokens": self.tokens, "projection": self.projection}
+        self.learning, self.recipe, self.folder, self.report = learning, recipe, folder, report
+        self.model, self.loaded, self.parameters = learning.model, learning.loaded, learning.parameters
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
         self.progress, self.best = checkpoint.restore(folder, self.parameters, self.optimiser)
         self.before = self.progress.tokens, self.progress.seconds
-        self.drawn = Drawn(loaded, texts, recipe)
+        self.drawn = Drawn(self.loaded, texts, recipe)
         self.held_out = self.drawn.held_out(held_out)
         self.every = max(EVALUATE_EVERY, recipe.steps // EVALUATIONS)
         self.schedule = Recipe(schedule="cosine", warmup=recipe.warmup)
@@ -119,12 +109,12 @@ class _Run:
     def _loss(self, one: Example, taught_LND: torch.Tensor, head: Any, pooled: bool) -> torch.Tensor:
         places = [index - 1 for index, on in enumerate(one.view.student_mask) if on]
         if not places:
-            return self.projection.sum() * 0.0
-        vectors_VH = self.vectors(one, pooled)
+            return self.parameters["projection"].sum() * 0.0
+        vectors_VH = self.learning.vectors(one.segments, one.ratio, pooled)
         ids = torch.tensor([one.view.student_ids[place + 1] for place in places], device=self.loaded.device)
         index = torch.tensor(places, device=self.loaded.device) + len(vectors_VH)
         base = decoder(self.model)
-        rows = torch.cat([vectors_VH, self.embedded(one.view.student_ids)]).to(base.dtype)
+        rows = torch.cat([vectors_VH, self.learning.embedded(one.view.student_ids)]).to(base.dtype)
         with self.model.disable_adapter():
             output = base(inputs_embeds=rows[None], use_cache=False, output_hidden_states=True)
             read_LND = torch.stack([state[0].index_select(0, index) for state in output.hidden_states[1:]])
@@ -132,22 +122,6 @@ class _Run:
             if one.follows and self.recipe.next_weight:
                 loss = loss + self.recipe.next_weight * next_token(None, read_LND, ids, head, Recipe())[0]
         return loss
-
-    def vectors(self, one: Example, pooled: bool) -> torch.Tensor:
-        base, room = decoder(self.model), self.loaded.base
-        found = self.embedded([])
-        for segment in one.segments:
-            part = self.embedded(segment)
-            count = min(summary.vectors_for(len(segment), one.ratio), len(self.tokens))
-            if pooled:
-                new = summary.pooled(part, count)
-            else:
-                earlier = found[max(0, len(found) - summary.kept_earlier(room, len(segment), count)) :]
-                new = summary.summarise(
-                    base, part, count, earlier, self.unit * self.tokens, self.unit * self.projection
-                )
-            found = torch.cat([found, new])
-        return found
 
     def train(self) -> dict[str, Any]:
         first = self.drawn.batch(0)[0].view
@@ -219,24 +193,6 @@ class _Run:
             {"loss": progress.curve[-1]["loss"]}, progress, progress.tokens - tokens, progress.seconds - seconds
         )
         self.report(Event("train", "", progress.step, self.recipe.steps, shown))
-
-    def save(self, folder: Path) -> None:
-        """Write the compressor into an existing folder: a LoRA in PEFT's format, and what else is learned."""
-        from safetensors.torch import save as as_bytes
-
-        lora.save(self.model, folder)
-        learned = {
-            name: (self.unit * one).detach().cpu().contiguous()
-            for name, one in (("tokens", self.tokens), ("projection", self.projection))
-        }
-        # save_file would make a file for its owner alone
-        (folder / summary.LEARNED).write_bytes(as_bytes(learned, {"format": "pt"}))
-        told = {
-            "id": secrets.token_hex(8),
-            "segment_tokens": self.drawn.size,
-            "recipe": dataclasses.asdict(self.recipe),
-        }
-        (folder / summary.TOLD).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
     def _metrics(self, means: float | None) -> dict[str, Any]:
         progress = self.progress
