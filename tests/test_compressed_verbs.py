@@ -103,11 +103,11 @@ def test_train_ask_compare_export_import(permits: Path, km: Km, tmp_path: Path) 
     assert "It knows its document only with summary_vectors.safetensors before the question" in " ".join(
         again.err.split()
     )
+    before = {name: (folder / name).read_bytes() for name in (lora.WEIGHTS, compressed.BESIDE)}
     assert km("import", str(out), "--document", "permits", "--force").code == 0
     module = entry(km, "permits")["module"]
     assert (module["recipe"]["adapter"], module["recipe"]["summary_ratio"]) == ("compressed", 15)
-    for name in (lora.WEIGHTS, compressed.BESIDE):
-        assert (Path(module["path"]) / name).read_bytes() == (folder / name).read_bytes()
+    assert {name: (Path(module["path"]) / name).read_bytes() for name in before} == before
     assert is_sound(km)
 
 
@@ -119,7 +119,7 @@ def test_a_merged_gguf_has_the_vectors_beside_it(permits: Path, km: Km, tmp_path
     data = run.envelope["data"]
     assert data["checked"]["passed"] is True
     assert data["beside"] == str(tmp_path / "model-summary_vectors.safetensors")
-    assert load_file(data["beside"])["vectors"].shape == (1, 256)
+    assert load_file(data["beside"])["vectors"].shape == (2, 256)
     refused = km("export", "permits", "--format", "ollama", "--out", str(tmp_path / "folder"))
     assert sentences(refused.err) == [
         "km: the Knowledge Module of permits is a LoRA with summary vectors that stand before the question, which no GGUF "

@@ -147,9 +147,7 @@ class Helper:
 class Team:
     """The helpers of one training, from their start to `close`."""
 
-    def __init__(
-        self, loaded: Loaded, processes: int, report: Reporter, text: str = "", shelf: Shelf = EMPTY
-    ) -> None:
+    def __init__(self, loaded: Loaded, processes: int, report: Reporter, text: str = "", shelf: Shelf = EMPTY) -> None:
         """They begin to load the base, which `meet` waits for. text: the document's."""
         self.text, self.shelf = text, shelf
         device = loaded.device.type

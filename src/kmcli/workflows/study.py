@@ -163,6 +163,11 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
     if text_sha256 != document.text_sha256:
         _start_anew(house, document, "the document")
         return None
+    if recipe.group and recipe.group != wanted.group:
+        raise UsageError(
+            f"{document.name} has an unfinished training in a group ({recipe.group}).",
+            "Go on with it by naming all of them, with --group, or start over with --restart.",
+        )
     if options.given:
         recipe = replace(recipe, exam=wanted.exam, exam_rounds=wanted.exam_rounds)
     other_base = house.settings["model"].origin == "flag" and recipe.model != wanted.model
