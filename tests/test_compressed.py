@@ -24,7 +24,7 @@ from kmcli.engines import Sampling
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import Job, compressor, loop, train_together
+from kmcli.training import Job, compressor, loop, packed, train_together
 from kmcli.training.compressor_recipe import CompressorRecipe, resolve
 from kmcli.training.forward import scored_states
 from kmcli.training.segments import Drawn, Text
@@ -281,6 +281,25 @@ def test_gradients_go_through_them(tiny: Loaded) -> None:
     assert mine["vectors.0"].abs().max() > 0
 
 
+def test_gradients_are_the_same_where_memory_is_saved(tiny: Loaded) -> None:
+    found = []
+    for saving in (False, True):
+        model = compressed.build(tiny, replace(COMPRESSED, summary_refined=True), text=TEXT)
+        base: Any = model.get_base_model()
+        model.train()
+        if saving:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        states = scored_states(model, tiny, [(IDS, [False] + [True] * (len(IDS) - 1))])[-1]
+        with packed.attending(base.get_decoder()):
+            states.square().mean().backward()
+        found.append({name: one.grad for name, one in compressed.trainable(model).items()})
+        base.gradient_checkpointing_disable()
+        model.unload().eval()
+    assert found[0]["vectors.0"].abs().max() > 0
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-7)
+
+
 def test_training_moves_the_lora_and_the_vectors_where_they_are_refined(tiny: Loaded, tmp_path: Path) -> None:
     means = summary.vectors_of(tiny, TEXT, 8, Shelf())
     for refined in (False, True):
@@ -314,7 +333,8 @@ def test_many_are_asked_side_by_side_as_alone(tiny: Loaded, tmp_path: Path) -> N
     for folder in folders:
         model = adapters.load(tiny, folder)
         engine = HfEngine(tiny, model)
-        assert engine.context == 512 - len(load_file(folder / compressed.BESIDE)["vectors"])
+        assert engine.standing == len(load_file(folder / compressed.BESIDE)["vectors"])
+        assert engine.context == 512 - engine.standing
         alone.append(engine.generate([chat], GREEDY)[0].text)
         model.unload()
     found = dict(together.answers(tiny, folders, tiny.chat_ids(list(chat)), GREEDY))

@@ -189,7 +189,8 @@ def _held(engine: Engine, facts: Facts | None) -> Callable[[float], float] | Non
     if facts is None:
         return None
     left = engine.held if isinstance(engine, CompressedEngine) else float
-    return lambda tokens: float(facts.kv_bytes(math.ceil(left(tokens))))
+    standing: int = getattr(engine, "standing", 0)
+    return lambda tokens: float(facts.kv_bytes(standing + math.ceil(left(tokens))))
 
 
 def _costs(facts: Facts, judged: Mapping[Way, Sequence[Judged]], rival: Way | None) -> Costs:

@@ -52,10 +52,13 @@ class HfEngine:
         self._shares: bool | None = None  # not tried yet
         self._squeeze: Callable[[Prefixes], Prefixes] | None = None  # what is done to a prefix when it has been read
         self._switched: Callable[[], AbstractContextManager[Any]] = _switch(model, adapter)
+        self.standing = 0
+        """Tokens that stand before every prompt."""
         if hasattr(model, "before"):  # there is no torch to import otherwise
             with self._switched():
                 before = self._before()
-            self.context -= before[0][0].shape[1] if before else 0
+            self.standing = before[0][0].shape[1] if before else 0
+            self.context -= self.standing
 
     def count(self, chat: Chat) -> int:
         return len(self.loaded.chat_ids(list(chat)))
