@@ -98,7 +98,7 @@ class Group:
             if self._processes > 1 and len(jobs) > 1:
                 message = f"{self._processes} processes share one document at a time: they train one after the other"
                 self._house.report(Event("train", message))
-            for start in range(0, len(jobs), len(jobs) if group else size):
+            for start in range(0, len(jobs), max(1, len(jobs)) if group else size):
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
                 examined.examine(self._house, loaded, task)
