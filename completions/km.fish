@@ -88,7 +88,7 @@ complete -c km -n '__fish_seen_subcommand_from watch' -s q -l quiet -d 'No progr
 complete -c km -n '__fish_seen_subcommand_from watch' -s h -l help -d 'Show this message and exit.'
 complete -c km -n '__fish_seen_subcommand_from watch' -F
 
-complete -c km -n __fish_use_subcommand -a compressor -d 'Train the compressor of a base: compressed documents begin from it'
+complete -c km -n __fish_use_subcommand -a compressor -d 'Train what compressed documents begin from, once for a base'
 complete -c km -n '__fish_seen_subcommand_from compressor' -l set -x -d 'One value of the recipe; may be repeated.'
 complete -c km -n '__fish_seen_subcommand_from compressor' -l restart -d 'Drop what an interrupted training left, and begin again.'
 complete -c km -n '__fish_seen_subcommand_from compressor' -l model -x -d 'Base model: \'embedded\', a hub name or a folder (see km models).'

@@ -39,7 +39,7 @@ def compressor(
     model: Model = None,
     device: Device = None,
 ) -> object:
-    """Train the compressor of a base: compressed documents begin from it.
+    """Train what compressed documents begin from, once for a base.
 
     A compressor makes of every so many tokens of a text a vector that the base reads in their place. It is trained once for
     a base, on the library's own texts. km train NAME --adapter compressed uses it, for documents that came later as well.
