@@ -31,13 +31,13 @@ from workflow_cases import entry, is_sound, km, permits, sentences
 __all__ = ["km", "permits"]
 
 ROOMS = Path(kmcli.__file__).parent
-KINDS = "|".join([*get_args(AdapterName), "prefix"])
+KINDS = "|".join([*get_args(AdapterName), "prefix", "reading", "before"])
 ASKS = [
     re.compile(rf"kmcli\.adapters\.({KINDS})\b"),
     re.compile(rf"from kmcli\.adapters import .*\b({KINDS})\b"),
     re.compile(rf"[=!]= *[\"']({'|'.join(get_args(AdapterName))})[\"']"),
     re.compile(rf"[\"']({'|'.join(get_args(AdapterName))})[\"'] *[=!]="),
-    re.compile(r"isinstance\(.*\b(Prefixed|PeftModel)\b"),
+    re.compile(r"isinstance\(.*\b(Prefixed|Reading|PeftModel)\b"),
 ]
 
 
@@ -189,7 +189,7 @@ def test_a_server_by_llamacpp_refuses_one(km_home: Path) -> None:
     [
         (("--adapter", "cartridge", "--init", "permits"), "begins from its own document, not from another's module."),
         (("--adapter", "cartridge", "--tokens", "600"), "a cartridge of 600 tokens leaves too little of the 640"),
-        (("--adapter", "prompt"), "'prompt' is no adapter. Choose one of lora, cartridge."),
+        (("--adapter", "prompt"), "'prompt' is no adapter. Choose one of lora, cartridge, compressed."),
         (("--adapter", "cartridge", "--tokens", "many"), "cartridge_tokens must be a whole number, not 'many'."),
     ],
 )

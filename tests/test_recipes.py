@@ -158,7 +158,7 @@ def test_an_objective_on_summaries_needs_summaries() -> None:
         ("objective=dcd,dcd:2", "the objective 'dcd' stands twice in the recipe. Name each objective once."),
         ("divergence=both", "'both' is no divergence. Choose one of forward, reverse, jsd."),
         ("hidden_layers=odd", 'hidden_layers must be all, last, even, or numbers such as 0,3,7, not "odd".'),
-        ("adapter=ia3", "'ia3' is no adapter. Choose one of lora, cartridge."),
+        ("adapter=ia3", "'ia3' is no adapter. Choose one of lora, cartridge, compressed."),
         ("tasks=quiz", "there is no task 'quiz'. Choose among qa, summary, question, question_for, "),
         ("tasks=", "a recipe needs at least one task. Choose among qa, summary, question, question_for, "),
         ("tasks=qa:0", "'0' is no number of generations for the task 'qa'. It lies between 1 and 10,000."),

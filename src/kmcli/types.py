@@ -27,7 +27,7 @@ TaskName = Literal[
 """km's own tasks of study material. A person may add others: see `synthesis.custom`."""
 ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit", "skd", "keep"]
 Divergence = Literal["forward", "reverse", "jsd"]
-AdapterName = Literal["lora", "cartridge"]
+AdapterName = Literal["lora", "cartridge", "compressed"]
 Quant = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]
 ExportFormat = Literal["gguf", "gguf-lora", "hf", "peft", "ollama"]
 
@@ -193,6 +193,12 @@ class Recipe:
     """Of its tokens, the first ones, which are never trained: much attention rests on them."""
     cartridge_start: Literal["first", "chunks", "random"] = "first"
     """What it begins as: the document's first tokens, pieces from all over it, or random numbers."""
+    summary_ratio: int = 30
+    """Of a compressed document: tokens that a summary vector stands for."""
+    summary_refined: bool = False
+    """Whether its vectors are trained as well."""
+    group: str = ""
+    """Documents that one adapter is trained for, as they were named; "": each has its own."""
     objective: str = "dcd"
     """One of `ObjectiveName`, or several with their weights: "dcd,lm:0.1". See `training.mixture`."""
     tasks: tuple[str, ...] = ("qa", "summary")

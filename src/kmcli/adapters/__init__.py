@@ -1,9 +1,10 @@
 """What training changes: a small adapter in front of, or inside, a frozen base.
 
-| name        | what it is                                                                      |
-|-------------|---------------------------------------------------------------------------------|
-| `lora`      | low-rank updates of every linear layer (PEFT): a Knowledge Module                 |
-| `cartridge` | keys and values of tokens that stand before whatever the base reads (PEFT)      |
+| name         | what it is                                                                                |
+|--------------|-------------------------------------------------------------------------------------------|
+| `lora`       | low-rank updates of every linear layer (PEFT): a Knowledge Module                         |
+| `cartridge`  | keys and values of tokens that stand before whatever the base reads (PEFT)                |
+| `compressed` | a LoRA that reads the document's summary vectors, which stand before whatever is asked    |
 
 To add one: a module with the members of `Kind`, a row in ADAPTERS, its name in `types.AdapterName`. Nothing outside of this
 room asks which one it is.
@@ -17,12 +18,14 @@ row. What computes those from something else (such as summary vectors that are r
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kmcli.adapters import cartridge, lora
-from kmcli.adapters.folder import FIRST, config_of
+from kmcli.adapters import cartridge, compressed, lora
+from kmcli.adapters.folder import CONFIG, FIRST, WEIGHTS, config_of, explained
+from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, UsageError
 from kmcli.types import AdapterName, KnowledgeModule, Recipe
@@ -41,6 +44,7 @@ _CANNOT: dict[str, tuple[str, str]] = {
     "merged": ("cannot be merged into a model", "Export it with --format peft."),
     "extractor": ("a Knowledge Extractor cannot be put on", "Leave --extractor out."),
     "init": ("no other training can begin from", "Leave --init out to begin afresh."),
+    "sum": ("cannot be put together with others", "Export it alone."),
 }
 """By what is to be done with one (`Kind.ABLE`): the end of the sentence that refuses it, and the next step."""
 
@@ -57,13 +61,18 @@ class Kind(Protocol):
         """By which its folders are known."""
 
     @property
+    def BESIDE(self) -> str:
+        """The file that its folders have beside PEFT's own, which other programs are given with it; "": none."""
+
+    @property
     def WHAT(self) -> str:
         """For people, in a sentence: "a LoRA"."""
 
     @property
     def ABLE(self) -> frozenset[str]:
         """Engines that load it ("hf", "llamacpp", "vllm"), formats it is exported in ("peft", "gguf", "gguf-lora", "ollama";
-        "merged": any model's own), and whether it takes an "extractor" and another training may begin from it ("init")."""
+        "merged": any model's own), and whether it takes an "extractor", another training may begin from it ("init"), several
+        are one ("sum"), and one may be trained for several documents ("group")."""
 
     @property
     def DEFAULTS(self) -> Mapping[str, Any]:
@@ -73,12 +82,12 @@ class Kind(Protocol):
     def join(self) -> Join | None:
         """None: they are changes of weights, which `export.compose` adds up."""
 
-    def build(self, loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> Any:
+    def build(self, loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "", shelf: Shelf = EMPTY) -> Any:
         """A carrier with a fresh adapter, its parameters in fp32. text: the document's, where it begins from that.
 
         Raises UsageError and ResourceError where the base cannot carry such a one."""
 
-    def add(self, model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "") -> None:
+    def add(self, model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "", shelf: Shelf = EMPTY) -> None:
         """Another fresh adapter beside those of a carrier of `build`, with the numbers that it would have there."""
 
     def activate(self, model: Any, names: Sequence[str]) -> None:
@@ -105,19 +114,23 @@ class Kind(Protocol):
     def written(self, folder: Path) -> Mapping[str, Any]:
         """Of a recipe, what the folder says itself: an adapter from elsewhere has no other."""
 
+    def advice(self, base: Base, shelf: Shelf) -> tuple[str, str] | None:
+        """What is to be said before a training, and the next step; None: nothing."""
 
-ADAPTERS: dict[AdapterName, Kind] = {"lora": lora, "cartridge": cartridge}
+
+ADAPTERS: dict[AdapterName, Kind] = {"lora": lora, "cartridge": cartridge, "compressed": compressed}
 
 
 def name_of(folder: Path) -> AdapterName:
     """Which kind a folder holds. Raises KmError where it cannot be read or is of none that km knows."""
     config = config_of(folder)
-    for name, kind in ADAPTERS.items():
-        if config.get("peft_type") == kind.PEFT_TYPE:
+    alike: list[AdapterName] = [name for name, kind in ADAPTERS.items() if config.get("peft_type") == kind.PEFT_TYPE]
+    for name in sorted(alike, key=lambda name: not ADAPTERS[name].BESIDE):
+        if not ADAPTERS[name].BESIDE or (folder / ADAPTERS[name].BESIDE).exists():
             return name
     raise KmError(
         f"the adapter in {folder} is of the type {config.get('peft_type')}, which km does not know.",
-        "It knows " + ", ".join(kind.PEFT_TYPE for kind in ADAPTERS.values()) + ".",
+        "It knows " + ", ".join(dict.fromkeys(kind.PEFT_TYPE for kind in ADAPTERS.values())) + ".",
     )
 
 
@@ -170,6 +183,20 @@ def require(module: KnowledgeModule, name: str, use: str) -> None:
         cannot, hint = _CANNOT[use]
         what = ADAPTERS[module.recipe.adapter].WHAT
         raise UsageError(f"the Knowledge Module of {name} is {what}, which {cannot}.", hint)
+
+
+def beside(folder: Path) -> Path | None:
+    """What an adapter has in a file of its own, beside those of PEFT, and other programs have to be given with it."""
+    file = kind_of(folder).BESIDE
+    return folder / file if file else None
+
+
+def without_it(folder: Path, out: Path) -> Path:
+    """Write into an existing folder what PEFT makes of an adapter: it knows nothing of the file beside it."""
+    for name in (CONFIG, WEIGHTS):
+        with explained(folder):
+            shutil.copyfile(folder / name, out / name)
+    return out
 
 
 def size_of(folder: Path) -> int:

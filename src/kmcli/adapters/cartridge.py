@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmcli.adapters.folder import AGAIN, CONFIG, FIRST, WEIGHTS, config_of, explained
+from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.errors import KmError, UsageError
 from kmcli.types import Recipe
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from kmcli.adapters.stack import Adapter
 
 PEFT_TYPE = "CARTRIDGE"
+BESIDE = ""
 WHAT = "a cartridge (keys and values that stand before the question)"
-ABLE = frozenset({"hf", "peft"})
+ABLE = frozenset({"hf", "peft", "sum"})
 DEFAULTS: Mapping[str, Any] = {"learning_rate": 0.02}
 """As published: these numbers are states, which are larger than weights."""
 
@@ -41,7 +43,7 @@ PIECE = 32
 """Tokens of a piece of the document, where the cartridge begins as pieces."""
 
 
-def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> Prefixed:
+def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "", shelf: Shelf = EMPTY) -> Prefixed:
     from kmcli.adapters.prefix import Prefixed, heads_of
 
     model = Prefixed(loaded, heads_of(loaded))
@@ -50,7 +52,7 @@ def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> 
     return model
 
 
-def add(model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "") -> None:
+def add(model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "", shelf: Shelf = EMPTY) -> None:
     """Raises UsageError where it would leave too little of the base's context, or freezes all of it."""
     import torch
 
@@ -254,6 +256,10 @@ def described(recipe: Recipe) -> str:
 def written(folder: Path) -> Mapping[str, Any]:
     flat, _, frozen = read_folder(folder)
     return {"cartridge_tokens": len(flat), "cartridge_frozen": frozen}
+
+
+def advice(base: Base, shelf: Shelf) -> tuple[str, str] | None:
+    return None
 
 
 def _sizes(loaded: Loaded) -> tuple[int, int, int]:

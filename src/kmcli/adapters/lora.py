@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kmcli.adapters.folder import CONFIG, FIRST, config_of, explained
 from kmcli.adapters.folder import WEIGHTS as WEIGHTS
-from kmcli.bases import Loaded
+from kmcli.adapters.shelf import EMPTY, Shelf
+from kmcli.bases import Base, Loaded
 from kmcli.types import Recipe
 
 if TYPE_CHECKING:
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from kmcli.adapters.stack import Adapter
 
 PEFT_TYPE = "LORA"
+BESIDE = ""
 WHAT = "a LoRA"
-ABLE = frozenset({"hf", "llamacpp", "vllm", "gguf", "gguf-lora", "merged", "peft", "ollama", "extractor", "init"})
+ABLE = frozenset(
+    {"hf", "llamacpp", "vllm", "gguf", "gguf-lora", "merged", "peft", "ollama", "extractor", "init", "sum"}
+)
 DEFAULTS: Mapping[str, Any] = {}
 join = None
 
 
-def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> PeftModel:
+def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "", shelf: Shelf = EMPTY) -> PeftModel:
     """A fresh adapter over the loaded base, its parameters in fp32: B is zero, so it changes nothing yet."""
     import torch
     from peft import get_peft_model
@@ -40,7 +44,7 @@ def build(loaded: Loaded, recipe: Recipe, name: str = FIRST, text: str = "") -> 
     return model
 
 
-def add(model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "") -> None:
+def add(model: Any, loaded: Loaded, recipe: Recipe, name: str, text: str = "", shelf: Shelf = EMPTY) -> None:
     """Another fresh adapter beside those of a model of `build`, with the numbers that it would have there."""
     import torch
 
@@ -158,3 +162,7 @@ def described(recipe: Recipe) -> str:
 def written(folder: Path) -> Mapping[str, Any]:
     config = config_of(folder)
     return {"rank": int(config["r"]), "alpha": round(config["lora_alpha"])}
+
+
+def advice(base: Base, shelf: Shelf) -> tuple[str, str] | None:
+    return None

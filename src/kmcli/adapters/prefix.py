@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from kmcli.adapters.before import Before
 from kmcli.bases import Loaded
-from kmcli.engines import Sampling, attention, decoding
-from kmcli.engines.prefixes import Group
+from kmcli.engines import attention, decoding
 from kmcli.errors import ResourceError
 
 TRIED = range(3, 3 + 16)
@@ -24,7 +24,7 @@ ROUNDING = 0.1
 """What half precision may differ by, of the largest; another kind of attention differs by far more."""
 
 
-class Prefixed(torch.nn.Module):
+class Prefixed(Before):
     """A carrier of cartridges by name, of which one is on. The base itself is not changed: whoever reads with it asks
     `before` what is to stand there."""
 
@@ -34,18 +34,6 @@ class Prefixed(torch.nn.Module):
         self.loaded, self.heads = loaded, heads
         self.base: Any = loaded.model
         self.cartridges = torch.nn.ModuleDict()
-        self.active = ""
-        self._on = True
-
-    @property
-    def active_adapters(self) -> list[str]:
-        return [self.active]
-
-    def set_adapter(self, name: str) -> None:
-        self.active = name
-
-    def get_base_model(self) -> Any:
-        return self.base
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -55,35 +43,11 @@ class Prefixed(torch.nn.Module):
         finally:
             self._on = before
 
-    def unload(self) -> Any:
+    def get_base_model(self) -> Any:
         return self.base
 
-    @property
-    def generation_config(self) -> Any:
-        return self.base.generation_config
-
-    def forward(self, input_ids: torch.Tensor, **more: Any) -> Any:
-        """The base's output for one row of ids."""
-        cache: Any = attention.own_cache(self.base.config, self._tokens() + input_ids.shape[1])
-        for number, (keys, values) in enumerate(self.before() or ()):
-            cache.update(keys[None], values[None], number)
-        return self.base(input_ids=input_ids, past_key_values=cache, use_cache=True, **more)
-
-    def generate(
-        self, input_ids: torch.Tensor, max_new_tokens: int, eos_token_id: Sequence[int], **greedy: Any
-    ) -> torch.Tensor:
-        """What is written after one row of ids, the likeliest token each time, with the ids before it."""
-        ids = input_ids[0].tolist()
-        with torch.inference_mode():
-            group = [Group(0, (0,))]
-            rows = decoding.Rows(self.base, [ids], group, max_new_tokens, input_ids.device, before=self.before())
-            sampling = Sampling(max_tokens=max_new_tokens, temperature=0.0)
-            (written,) = decoding.decode(rows, sampling, eos_token_id, torch.zeros((1, max_new_tokens, 2)))
-        return torch.tensor([ids + written])
-
-    def _tokens(self) -> int:
-        found = self.before()
-        return found[0][0].shape[1] if found else 0
+    def unload(self) -> Any:
+        return self.base
 
     def before(self) -> attention.Layers | None:
         """Keys and values (K, P, D) of each layer, in the base's numbers, with gradients; None while they are off."""

@@ -36,15 +36,19 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 class Adapter:
     """Factors (in, rank) and (rank, out) for each linear layer of the base, by its name; the second has the scale in it.
 
-    before: keys and values that stand before the row, which `Slots.join` puts there."""
+    before: keys and values that stand before the row, which `Slots.join` puts there. vectors (V, H): input embeddings of
+    which the base makes them, with the factors on it; see `Stack.before`."""
 
     rank: int
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     before: attention.Layers | None = None
+    vectors: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
         """That stand before the row."""
+        if self.vectors is not None:
+            return len(self.vectors)
         return self.before[0][0].shape[1] if self.before else 0
 
 
@@ -109,6 +113,15 @@ class Stack:
                 first, second = adapter.factors[name]
                 down[row, :, : adapter.rank] = first
                 up[row, : adapter.rank] = second
+
+    def before(self, row: int, adapter: Adapter | None) -> attention.Layers | None:
+        """What stands before a row, whose adapter has been put there."""
+        if adapter is None or adapter.vectors is None:
+            return adapter.before if adapter else None
+        from kmcli.adapters.reading import read_vectors
+
+        with self.on(row, row + 1):
+            return read_vectors(self._model, adapter.vectors)
 
     def move(self, source: int, target: int) -> None:
         """The row at one place is at another from now on."""

@@ -77,7 +77,7 @@ class _Batch:
             except KmError as error:
                 failed.append((which, error))
         if joining:
-            befores = [adapter.before for adapter in adapters]
+            befores = [self.stack.before(start + place, adapter) for place, adapter in enumerate(adapters)]
             logits = self.slots.join([self.prompt] * len(joining), [self.need] * len(joining), befores)
             self.logits = torch.cat([self.logits, logits]) if start else logits
             self.places += joining

@@ -23,6 +23,7 @@ VERBS = {
     "chat_verb": ("chat",),
     "compare_verb": ("compare",),
     "eval_verb": ("eval",),
+    "compressor_verb": ("compressor",),
     "extractor_verb": ("extractor",),
     "library_verbs": ("add", "ls", "show"),
     "shelf_verbs": ("tag", "mv", "rm"),

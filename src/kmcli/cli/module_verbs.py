@@ -24,9 +24,12 @@ from kmcli.cli.recipe_flags import (
     MaxTokens,
     MinScore,
     Objective,
+    OfGroup,
     Overlap,
     Preset,
+    Ratio,
     RecipeFile,
+    Refine,
     Set,
     Teacher,
     Temperature,
@@ -63,6 +66,9 @@ def train(
     adapter: Adapter = None,
     tokens: Tokens = None,
     frozen: Frozen = None,
+    ratio: Ratio = None,
+    refine: Refine = False,
+    group: OfGroup = False,
     init: Init = None,
     chunk_tokens: ChunkTokens = None,
     overlap: Overlap = None,
@@ -106,6 +112,8 @@ def train(
         adapter=adapter,
         cartridge_tokens=tokens,
         cartridge_frozen=frozen,
+        summary_ratio=ratio,
+        summary_refined="true" if refine else None,
         teacher=teacher,
         distil_from=distil_from,
         init=init,
@@ -120,9 +128,13 @@ def train(
     )
     flags = {"model": model, "device": device, "processes": processes, "preset": preset, "engine": engine}
     with opened(screen, **flags) as house:
+        if estimate and group:
+            raise UsageError(
+                "what a group takes is not estimated.", "Leave --group out: it takes about as much as they do."
+            )
         if estimate:
             return estimates.of_train(screen, house, names or [], everything, options, force or restart)
-        report = study.train(house, names or [], everything, options, force, restart)
+        report = study.train(house, names or [], everything, options, force, restart, group)
     for trained in report.trained:
         _tell_trained(screen, trained)
     estimates.tell_skipped(screen, report.skipped)

@@ -25,12 +25,21 @@ Objective = Annotated[
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter", metavar="KIND", help="What is trained: lora, or cartridge (keys and values of tokens)."),
+    typer.Option(
+        "--adapter",
+        metavar="KIND",
+        help="What is trained: lora, cartridge (keys, values) or compressed (summary vectors).",
+    ),
 ]
 Tokens = Annotated[str | None, typer.Option("--tokens", metavar="N", help="Of a cartridge: how many it has.")]
 Frozen = Annotated[
     str | None, typer.Option("--frozen", metavar="N", help="Of a cartridge: how many, the first, are not trained.")
 ]
+Ratio = Annotated[
+    str | None, typer.Option("--ratio", metavar="N", help="Of a compressed document: how many tokens a vector is for.")
+]
+Refine = Annotated[bool, typer.Option("--refine", help="Of a compressed document: train its vectors as well.")]
+OfGroup = Annotated[bool, typer.Option("--group", help="Of compressed documents: one adapter for all that are named.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]

@@ -85,6 +85,7 @@ def export(
         "format": report.format,
         "exported": render.as_data(report.exported),
         "checked": render.as_data(report.checked),
+        "beside": str(report.beside) if report.beside else None,
     }
 
 
@@ -107,6 +108,12 @@ def _tell_export(screen: Screen, report: ExportReport) -> None:
         screen.write("check passed" if checked.passed else "CHECK FAILED")
         for line in suspect:
             screen.paragraph(line)
+    if report.beside:
+        screen.write(str(report.beside))
+        screen.warn(
+            f"It knows its document only with {report.beside.name} before the question, as input embeddings: transformers "
+            "can be given these, llama.cpp and Ollama cannot."
+        )
     if report.format == "ollama":
         where = shlex.quote(str(exported.path / "Modelfile"))
         screen.note(f"Next: ollama create {report.documents[0].name} -f {where}")

@@ -55,6 +55,11 @@ class Layout:
         return self.home / "extractors"
 
     @property
+    def compressors(self) -> Path:
+        """Made with the first of them."""
+        return self.home / "compressors"
+
+    @property
     def locks(self) -> Path:
         return self.home / "locks"
 

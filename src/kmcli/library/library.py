@@ -16,6 +16,7 @@ from kmcli.library import aged, contents, files, names
 from kmcli.library.beside import Beside
 from kmcli.library.catalogue import Catalogue
 from kmcli.library.check import Finding, inspect
+from kmcli.library.compressors import Compressors
 from kmcli.library.contents import Added
 from kmcli.library.conversations import Conversations
 from kmcli.library.database import Database
@@ -41,6 +42,7 @@ class Library(Trained):
         self._published = Published(layout.names, self.catalogue.published)
         self.conversations = Conversations(layout.conversations, self._locks)
         self.extractors = Extractors(layout, database, self._locks)
+        self.compressors = Compressors(layout, self._locks)
         self.exams = Exams(layout)
         self.beside = Beside(layout)
 

@@ -94,7 +94,7 @@ class HfRows:
                 logits = self._slots.join(
                     [list(job.prompt) for job in joined],
                     [job.need for job in joined],
-                    [job.module.before if job.module else None for job in joined],
+                    [self._stack.before(start + place, job.module) for place, job in enumerate(joined)],
                 )
                 self._logits = torch.cat([self._logits, logits]) if start else logits
         self._jobs += joined

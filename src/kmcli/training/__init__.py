@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.errors import KmError
 from kmcli.metrics import normalise
 from kmcli.synthesis import plan
@@ -30,7 +31,8 @@ class Job:
     name: of the document. workspace: where the checkpoint lives while training; one found there is continued. out: where the
     adapter is saved. text: the document's, without page breaks, for objectives that read windows of it. other: the teacher
     whose predictions are learnt, where it is not the base; `predict` has left them in the workspace. start: the weights to
-    begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those.
+    begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those. shelf:
+    what else its adapter may begin from.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Job:
     other: Reader | None = None
     start: Start | None = None
     kept: Sequence[Sample] = ()
+    shelf: Shelf = EMPTY
 
 
 Done = Callable[[Job, "dict[str, Any] | KmError"], None]
@@ -76,7 +79,8 @@ def train(
 
 def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: Done, processes: int = 1) -> None:
     """Train several documents, by recipes with one kind of adapter, side by side, each as it would be alone. Each is handed
-    over as soon as it is finished or has failed, which does not stop the others. processes: that share the steps of one.
+    over as soon as it is finished or has failed, which does not stop the others. Those of a group are one training, which
+    takes them by turns, with a checkpoint in the first one's workspace. processes: that share the steps of one.
 
     Raises InterruptedRun after Ctrl-C.
     """
@@ -86,19 +90,21 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
     from kmcli.training.team import Team
 
     model: Any = None
-    students: dict[loop.Student, Job] = {}
-    team = Team(loaded, processes, report, jobs[0].text) if processes > 1 else None
+    students: dict[loop.Student, dict[str, Job]] = {}
+    group: dict[str, tuple[Job, mixture.Mixture]] = {}
+    team = Team(loaded, processes, report, jobs[0].text, jobs[0].shelf) if processes > 1 else None
     budget = 0 if team else targets.MEMORY_BYTES // len(jobs)  # helpers read the file
 
     def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
-        job = students[student]
-        if not isinstance(result, KmError):
-            try:
-                with checkpoint.storing(job.out):
-                    ADAPTERS[job.recipe.adapter].save(model, job.out, student.adapter)
-            except KmError as error:
-                result = error
-        done(job, result)
+        for adapter, job in students[student].items():
+            mine = result if isinstance(result, KmError) else dict(result)
+            if not isinstance(mine, KmError):
+                try:
+                    with checkpoint.storing(job.out):
+                        ADAPTERS[job.recipe.adapter].save(model, job.out, adapter)
+                except KmError as error:
+                    mine = error
+            done(job, mine)
 
     try:
         for number, job in enumerate(jobs):
@@ -106,21 +112,29 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
                 mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other, job.kept)
                 kind, adapter = ADAPTERS[job.recipe.adapter], f"document{number}"
                 if model is None:
-                    model = kind.build(loaded, job.recipe, adapter, job.text)
+                    model = kind.build(loaded, job.recipe, adapter, job.text, job.shelf)
                 else:
-                    kind.add(model, loaded, job.recipe, adapter, job.text)
+                    kind.add(model, loaded, job.recipe, adapter, job.text, job.shelf)
                 kind.activate(model, [adapter])
                 if job.start is not None:
                     start.fill(kind.trainable(model), job.start)
                 forward.require_room(model, loaded, mix.views)
+                if job.recipe.group:
+                    group[adapter] = job, mix
+                    continue
                 if mix.as_before:
                     with closing(before(loaded, mix, job.recipe, job.workspace)) as predictions:
                         predictions.compute(loaded, report, model)
                 name = job.name if len(jobs) > 1 else ""
                 student = loop.Student(model, loaded, mix, job.recipe, job.workspace, report, adapter, name, budget)
-                students[student] = job
+                students[student] = {adapter: job}
             except KmError as error:
                 done(job, error)
+        if group:
+            of_all = mixture.by_turns({adapter: mix for adapter, (_, mix) in group.items()})
+            first, (job, _) = next(iter(group.items()))
+            student = loop.Student(model, loaded, of_all, job.recipe, job.workspace, report, first, "", budget)
+            students[student] = {adapter: one for adapter, (one, _) in group.items()}
         if students:
             many.run(model, loaded, list(students), report, finished, team)
     finally:

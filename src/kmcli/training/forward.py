@@ -113,7 +113,7 @@ def require_room(model: Any, loaded: Loaded, views: Sequence[View]) -> None:
         raise UsageError(
             f"{already:,} tokens before a sample of {longest:,} are more than the {loaded.base.context:,} that "
             f"{loaded.base.name} reads at once.",
-            "Make them fewer with --tokens, or the samples shorter with --chunk-tokens and --max-tokens.",
+            "Make them fewer with --tokens or --ratio, or the samples shorter with --chunk-tokens and --max-tokens.",
         )
 
 

@@ -182,7 +182,7 @@ class Gradients:
 
     def _pass(self, pieces: Sequence[Piece], numbers: Mapping[int, Numbers]) -> None:
         rows = [[piece.student.row(i) for i in piece.indices] for piece in pieces]
-        pieces[0].student.kind.activate(self.model, [piece.student.adapter for piece in pieces])
+        pieces[0].student.kind.activate(self.model, [piece.student.adapter_of(piece.part) for piece in pieces])
         if len(pieces) > 1:
             self.stacked.set([sum(len(ids) for ids, _ in some) for some in rows], self.loaded.device)
         states_LND = scored_states(

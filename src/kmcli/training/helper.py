@@ -30,7 +30,7 @@ def help_with(pipe: Connection) -> None:
     pipe.send("loaded")
     work: Work = pipe.recv()
     place.meet()
-    model = ADAPTERS[work.recipe.adapter].build(loaded, work.recipe, text=work.text)
+    model = ADAPTERS[work.recipe.adapter].build(loaded, work.recipe, text=work.text, shelf=work.shelf)
     student = Student(model, loaded, work.mixture, work.recipe, work.folder, pipe.send, budget=0)
     model.train()
     with kept_memory(), fast_layers(model, causal(model).get_output_embeddings()) as stacked:

@@ -95,6 +95,8 @@ def can_stack(model: Any, names: Sequence[str]) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if hasattr(model, "before"):  # which is one document's
+        return False
     return bool(layers) and all(
         isinstance(layer, Linear)
         and all(_plain(layer, name) for name in names)

@@ -124,10 +124,12 @@ class Student:
     def batches(self, step: int | None = None) -> list[tuple[Part, list[int]]]:
         """A batch of each part, in the order of the views as they were before anything was renewed. None: the next."""
         found = []
+        at, turns = self.progress.step if step is None else step, self.mixture.turns
         for part in self.mixture.parts:
+            if part.turn != at % turns:
+                continue
             first = self.renewal.first[part.training.start : part.training.stop]
-            at = self.progress.step if step is None else step
-            places = batch_of(at, first, part.batch, self.recipe.seed)
+            places = batch_of(at // turns, first, part.batch, self.recipe.seed)
             found.append((part, [part.training[place] for place in places]))
         if step is None:
             self.current = found
@@ -144,6 +146,10 @@ class Student:
         head = partial(logits, self.model)
         taught = self.before_it.targets if part.objective == AS_BEFORE and self.before_it else self.taught
         return self.mixture.loss(part, indices, student_LND, taught, head, self.recipe)
+
+    def adapter_of(self, part: Part) -> str:
+        """Which one is on for it."""
+        return part.adapter or self.adapter
 
     def clip(self) -> torch.Tensor:
         """The length of the gradient, which is clipped."""
@@ -162,12 +168,13 @@ class Student:
         progress.tokens += sum(sum(self.views[i].student_mask) for _, batch in self.current for i in batch)
         progress.curve.append({"step": progress.step, **numbers})
         if self.mixture.held_out and (progress.step % self.every == 0 or progress.step == self.steps):
-            self.kind.activate(self.model, [self.adapter])
-            progress.last = sum(
-                _evaluate(self.model, partial(self._read, part), self.views, part.held_out, self.recipe)
-                for part in self.mixture.parts
-                if part.held_out
-            )
+            found = []
+            for part in self.mixture.parts:
+                if part.held_out:
+                    self.kind.activate(self.model, [self.adapter_of(part)])
+                    read = partial(self._read, part)
+                    found.append(_evaluate(self.model, read, self.views, part.held_out, self.recipe))
+            progress.last = sum(found) / self.mixture.turns
             if why := self._gone_wrong(progress.last):
                 self._diverge(progress.step, why)
                 return
@@ -250,7 +257,7 @@ class Student:
 def planned(mixture: Mixture, recipe: Recipe) -> tuple[int, int]:
     """Steps of a training, and after how many the held-out loss is measured."""
     largest = max(max(len(part.training), WORDINGS * part.facts) for part in mixture.parts)
-    steps = recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch)
+    steps = mixture.turns * (recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch))
     return steps, max(EVALUATE_EVERY, steps // EVALUATIONS)
 
 

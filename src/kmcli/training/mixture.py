@@ -46,7 +46,8 @@ class Part:
     """One objective of a mix. training, held_out: which of the mixture's views are its own. batch: how many a step takes.
 
     tells: whether the loss on what is held out says what was learnt: it speaks of facts that are studied in other words.
-    facts: what the views to train on are about.
+    facts: what the views to train on are about. adapter: which is on for it, where it is not the student's only one; turn:
+    which steps it has a part in, of several documents that take turns.
     """
 
     name: str
@@ -57,14 +58,18 @@ class Part:
     batch: int
     tells: bool = True
     facts: int = 0
+    adapter: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """views: of all parts, one after the other, each part's to train on before those it holds out."""
+    """views: of all parts, one after the other, each part's to train on before those it holds out. turns: of how many
+    documents: each step is about one."""
 
     views: list[View]
     parts: tuple[Part, ...]
+    turns: int = 1
 
     @property
     def training(self) -> int:
@@ -103,8 +108,28 @@ class Mixture:
         teacher_LND = None if self.views[indices[0]].teacher_ids is None else targets(indices)
         ids = torch.tensor([token for index in indices for token in scored(self.views[index])], dtype=torch.long)
         value, terms = part.objective.loss(teacher_LND, student_LND, ids.to(student_LND.device), head, recipe)
-        prefix = f"{part.name} " if len(self.parts) > 1 else ""
+        prefix = f"{part.name} " if len({one.name for one in self.parts}) > 1 else ""
         return part.weight * value, {prefix + name: term for name, term in terms.items()}
+
+
+def by_turns(mixtures: Mapping[str, Mixture]) -> Mixture:
+    """Several documents' in one, by the names of their adapters."""
+    views: list[View] = []
+    parts: list[Part] = []
+    for turn, (adapter, one) in enumerate(mixtures.items()):
+        shift = len(views)
+        views += one.views
+        parts += [
+            replace(
+                part,
+                training=range(shift + part.training.start, shift + part.training.stop),
+                held_out=range(shift + part.held_out.start, shift + part.held_out.stop),
+                adapter=adapter,
+                turn=turn,
+            )
+            for part in one.parts
+        ]
+    return Mixture(views, tuple(parts), len(mixtures))
 
 
 def scored(view: View) -> list[int]:

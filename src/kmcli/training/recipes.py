@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset changes of a Recipe's defaults. `paper` is Caccia et al. 2025, appendix A: all that it gives a number
 for but the chunk's size, which is the base's, so that no card can change it."""
 
-_FIXED = ("model", "revision", "base_label", "teacher_revision", "init_revision", "format")
+_FIXED = ("model", "revision", "base_label", "teacher_revision", "init_revision", "group", "format")
 
 
 def resolve(base: Base, preset: str, file: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -161,6 +161,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "teacher_top_k": (1, 1 << 20),
     "cartridge_tokens": (0, 1 << 20),
     "cartridge_frozen": (0, 1 << 20),
+    "summary_ratio": (4, 1 << 10),
     "rank": (1, 4096),
     "alpha": (1, 1 << 16),
     "dropout": (0, 0.9),

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.bases import Loaded
 from kmcli.engines.vllm_process import end, how_it_ended, sentence
 from kmcli.errors import InterruptedRun, KmError
@@ -88,6 +89,7 @@ class Work:
     tokens: int
     """Of a pass, to begin with."""
     text: str = ""
+    shelf: Shelf = EMPTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,9 @@ class Helper:
 class Team:
     """The helpers of one training, from their start to `close`."""
 
-    def __init__(self, loaded: Loaded, processes: int, report: Reporter, text: str = "") -> None:
+    def __init__(self, loaded: Loaded, processes: int, report: Reporter, text: str = "", shelf: Shelf = EMPTY) -> None:
         """They begin to load the base, which `meet` waits for. text: the document's."""
-        self.text = text
+        self.text, self.shelf = text, shelf
         device = loaded.device.type
         self.report = report
         self.folder = tempfile.TemporaryDirectory(prefix="km-team-")
@@ -172,7 +174,7 @@ class Team:
             self.place.take()
             for helper in self.helpers:
                 first = replace(student.mixture, views=list(student.renewal.first))
-                helper.pipe.send(Work(first, student.recipe, student.folder, tokens, self.text))
+                helper.pipe.send(Work(first, student.recipe, student.folder, tokens, self.text, self.shelf))
             self.place.meet()
 
     @contextmanager

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from kmcli.adapters import ADAPTERS
+from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
@@ -41,6 +43,7 @@ class Group:
         self._house, self._loader, self._force, self._processes = house, loader, force, processes
         self._tasks: list[Task] = []
         self._writer: Writer | None = None
+        self._advised: list[tuple[str, str]] = []
 
     @contextmanager
     def failing(self, document: Document) -> Iterator[None]:
@@ -83,7 +86,7 @@ class Group:
         tasks, self._tasks = self._tasks, []
         for alike in dict.fromkeys(map(_alike, tasks)):
             mine = [task for task in tasks if _alike(task) == alike]
-            base, bits, _ = alike
+            base, bits, _, group = alike
             jobs = self._jobs([task for task in mine if not task.module])
             try:
                 loaded = self._loader.load(base, bits)
@@ -95,7 +98,7 @@ class Group:
             if self._processes > 1 and len(jobs) > 1:
                 message = f"{self._processes} processes share one document at a time: they train one after the other"
                 self._house.report(Event("train", message))
-            for start in range(0, len(jobs), size):
+            for start in range(0, len(jobs), max(1, len(jobs)) if group else size):
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
                 examined.examine(self._house, loaded, task)
@@ -177,8 +180,20 @@ class Group:
             samples, kept, recipe = redline.narrowed(task.redline, samples, texts, recipe, document)
         text = join_pages(house.library.text(document))
         other = compute_predictions(house, self._loader, reads, recipe, samples, texts, text, workspace)
+        shelf = house.shelf(document, task.base)
+        self._advise(task, shelf)
         out = house.library.staging(document)
-        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept)
+        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept, shelf)
+
+    def _advise(self, task: Task, shelf: Shelf) -> None:
+        advice = ADAPTERS[task.recipe.adapter].advice(task.base, shelf)
+        if (
+            advice
+            and advice not in self._advised
+            and not starts.outranked(self._house.library.workspace(task.document))
+        ):
+            self._advised.append(advice)
+            self._house.report(Event("train", " ".join((advice[0] + ".", advice[1])), warning=True))
 
     def _commit_update(self, loaded: Loaded, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         """Keep, with the module, what it answers differently from the one that it replaces."""
@@ -247,6 +262,6 @@ class Group:
         return self._writer
 
 
-def _alike(task: Task) -> tuple[Base, int, str]:
+def _alike(task: Task) -> tuple[Base, int, str, str]:
     """Tasks may train together where this is the same."""
-    return task.base, task.recipe.base_bits, task.recipe.adapter
+    return task.base, task.recipe.base_bits, task.recipe.adapter, task.recipe.group

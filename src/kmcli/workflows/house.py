@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmcli import bases, config
+from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Base, Loaded
 from kmcli.chunking import chunk, rechunk
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
@@ -135,6 +136,10 @@ class House:
 
     def load(self, base: Base, bits: int = 0) -> Loaded:
         return bases.load(base, self.settings["device"].value, bits)
+
+    def shelf(self, document: Document, base: Base) -> Shelf:
+        """What an adapter of a document on a base may begin from."""
+        return Shelf(self.library.compressors.of(base.revision), self.library.cache_of(document.id))
 
     def chunks(self, document: Document, reads: Reads, size: int, overlap: float = 0.0) -> list[Chunk]:
         """The document in chunks of at most `size` tokens of the base."""

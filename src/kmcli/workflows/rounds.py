@@ -177,7 +177,18 @@ def _job(house: House, loader: Loader, course: Course, samples: list[Sample], te
     text = join_pages(house.library.text(document))
     other = compute_predictions(house, loader, reads, recipe, samples, texts, text, course.folder)
     begin = start([course.where], recipe)
-    return Job(document.name, samples, texts, recipe, course.folder, out, text, other, begin)
+    return Job(
+        document.name,
+        samples,
+        texts,
+        recipe,
+        course.folder,
+        out,
+        text,
+        other,
+        begin,
+        shelf=house.shelf(document, course.base),
+    )
 
 
 def _train(

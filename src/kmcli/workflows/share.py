@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from kmcli.export import Checked, Exported
 from kmcli.export.metadata import write_mark
 from kmcli.export.place import folder_bytes, temporary, whole_folder
 from kmcli.library.extractors import Extractor
+from kmcli.library.files import explained
 from kmcli.types import Document, ExportFormat, KnowledgeModule, Quant, Recipe
 from kmcli.workflows import extracting
 from kmcli.workflows.answering import Member, made_base_file
@@ -79,13 +81,16 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """chosen: no name was given, and the last trained was taken. checked: None where no check was wanted."""
+    """chosen: no name was given, and the last trained was taken. checked: None where no check was wanted.
+
+    beside: what the module reads first, in a file of its own; None for most."""
 
     documents: tuple[Document, ...]
     chosen: bool
     format: ExportFormat
     exported: Exported
     checked: Checked | None
+    beside: Path | None = None
 
 
 def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
@@ -103,9 +108,13 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
     members = [Member(document, _module(house, document)) for document in documents]
     for member in members:
         adapters.require(member.module, member.document.name, "merged" if wish.format == "hf" else wish.format)
+        if len(members) > 1:
+            adapters.require(member.module, member.document.name, "sum")
     title = _title(documents) + (f"-{house.extractor}" if house.extractor else "")
     target = wish.out or Path(title + form.ending)
     exporting.require_target(target, form.is_folder, wish.force)
+    extra = adapters.beside(members[0].module.path)
+    beside = _place_beside(extra, target, form, wish.force) if extra else None
     base = _common_base(house, members)
     metadata = _metadata(base, members, title, extracting.chosen(house))
     house.announce(base)
@@ -115,11 +124,26 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
         if len(folders) > 1:
             adapter = until.enter_context(temporary(target, is_folder=True))
             exporting.compose(base, folders, adapter)
+        if extra:
+            adapter = adapters.without_it(adapter, until.enter_context(temporary(target, is_folder=True)))
         exported = _write(house, wish, base, adapter, target, quant, metadata)
         checked = None
         if wish.check:
             checked = _checked(house, wish.format, base, adapter, exported, quant, _questions(house, members))
-    return ExportReport(tuple(documents), not names, wish.format, exported, checked)
+        if extra and beside:
+            with explained(beside.parent):
+                shutil.copyfile(extra, beside)
+    return ExportReport(tuple(documents), not names, wish.format, exported, checked, beside)
+
+
+def _place_beside(extra: Path, target: Path, form: Form, force: bool) -> Path:
+    """Where what a module reads first goes. Raises UsageError where a file is there that km may not have written."""
+    if form.is_folder:
+        return target / extra.name
+    place = target.with_name(f"{target.stem}-{extra.name}")
+    if place.exists() and not (target.exists() or force):
+        raise UsageError(f"{place} is there already.", "Choose another name, or add --force.")
+    return place
 
 
 def _write(

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kmcli import bases
+from kmcli.adapters import ADAPTERS
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.library.layout import RUN
+from kmcli.objectives import OBJECTIVES
+from kmcli.training.mixture import parse
 from kmcli.types import Document, Event, Recipe
 from kmcli.workflows import keeping, redline, starts
 from kmcli.workflows.batch import Loader
@@ -40,6 +43,7 @@ def train(
     options: RecipeOptions,
     force: bool = False,
     restart: bool = False,
+    group: bool = False,
 ) -> TrainReport:
     """Train documents that are named or tagged, or all that are not fresh, side by side in groups. One that fails does not
     stop the others.
@@ -47,7 +51,8 @@ def train(
     Of a document that has changed since its module was trained only what changed is studied, by the module's own recipe.
 
     force: also where the module is fresh, or the base cannot read the document. restart: begin again where a training
-    is unfinished, or the module is fresh, and from nothing where the document has changed.
+    is unfinished, or the module is fresh, and from nothing where the document has changed. group: one adapter for all of
+    them; each is trained again where one is not fresh.
     """
     if everything == bool(names):
         raise UsageError("name the documents to train, or say --all.", "For example: km train report")
@@ -55,6 +60,8 @@ def train(
     documents = library.documents() if everything else find_all(library, names)
     default = house.base()
     wanted = recipe_for(house, default, options)
+    if group:
+        wanted = _of_group(house, wanted, names)
     if wanted.init:
         starts.modules(house, wanted)  # what cannot be is refused before anything is written
     again = force or restart
@@ -65,15 +72,18 @@ def train(
             _let_off(house, document)
     todo = [document for document in documents if again or not met(house, document, wanted, options, everything)]
     Foreign(house, default.path).tell_of(todo)
-    group = Group(house, Loader(house), force, house.processes())
+    if group and todo:
+        todo = documents
+    together = len(todo) if group else TOGETHER
+    work = Group(house, Loader(house), force, house.processes())
     interrupted = None
     try:
-        for start in range(0, len(todo), TOGETHER):
+        for start in range(0, len(todo), together or 1):
             with ExitStack() as locks:
-                for place, document in enumerate(todo[start : start + TOGETHER], start + 1):
+                for place, document in enumerate(todo[start : start + together], start + 1):
                     if len(todo) > 1:
                         house.report(Event("train", f"{document.name}, {place} of {len(todo)}"))
-                    with group.failing(document):  # which may have changed while others were worked on
+                    with work.failing(document):  # which may have changed while others were worked on
                         current = locks.enter_context(library.lock(document, "train"))
                         if restart:
                             library.clear_workspace(current)
@@ -82,17 +92,33 @@ def train(
                             old = None if restart else redline.begins_from(house, current, wanted, options.given)
                             recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
                             task = Task(current, default, recipe, False, update=old)
-                        group.write(task)
-                group.train()
+                        work.write(task)
+                work.train()
     except InterruptedRun as stopped:
         interrupted = stopped
     except KeyboardInterrupt:
         message = "stopped; nothing that was finished is lost."
         interrupted = InterruptedRun(message, "The same command goes on from there.")
     finally:
-        group.close()
+        work.close()
     skipped = tuple(document for document in documents if document not in todo)
-    return TrainReport(tuple(group.trained), tuple(group.failed), skipped, interrupted)
+    return TrainReport(tuple(work.trained), tuple(work.failed), skipped, interrupted)
+
+
+def _of_group(house: House, wanted: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe of one adapter for several documents. Raises UsageError where there can be none."""
+    kind = ADAPTERS[wanted.adapter]
+    if "group" not in kind.ABLE:
+        raise UsageError(f"{kind.WHAT} is of one document.", "Leave --group out, or say --adapter compressed.")
+    if not names:
+        raise UsageError(
+            "--group needs the names of its documents, or a tag.", "For example: km train @contracts --group"
+        )
+    if any(getattr(OBJECTIVES[name], "renews", False) for name in parse(wanted.objective)):
+        raise UsageError("skd writes about one document at a time.", "Leave --group out, or choose another objective.")
+    if house.processes() > 1:
+        raise UsageError("a group is trained by one process.", "Leave --processes out.")
+    return replace(wanted, group=",".join(names))
 
 
 def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
@@ -139,6 +165,11 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
     if text_sha256 != document.text_sha256:
         _start_anew(house, document, "the document")
         return None
+    if recipe.group and recipe.group != wanted.group:
+        raise UsageError(
+            f"{document.name} has an unfinished training in a group ({recipe.group}).",
+            "Go on with it by naming all of them, with --group, or start over with --restart.",
+        )
     if options.given:
         recipe = replace(recipe, exam=wanted.exam, exam_rounds=wanted.exam_rounds)
     other_base = house.settings["model"].origin == "flag" and recipe.model != wanted.model
