@@ -69,14 +69,15 @@ def read(house: House, sources: Sequence[str], column: str | None = None) -> Ite
     with ExitStack() as until:
         reading = until.enter_context(ahead.Ahead(plain, house.report, processes)) if processes else None
         for done, source in enumerate(sources):
-            house.report(Event("add", source, done, len(sources)))
+            shown = ingest.without_password(source)
+            house.report(Event("add", shown, done, len(sources)))
             if reading and ingest.is_file(source):
                 yield source, reading.read()
                 continue
             try:
                 for found in ingest.read_all(source, house.report, column):
-                    yield source, found
+                    yield shown, found
             except KmError as error:
-                yield source, error
+                yield shown, error
     if sources:
         house.report(Event("add", "", len(sources), len(sources)))

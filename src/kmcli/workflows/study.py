@@ -13,7 +13,7 @@ from kmcli import bases
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.library.layout import RUN
 from kmcli.types import Document, Event, Recipe
-from kmcli.workflows import redline, starts
+from kmcli.workflows import calibrating, exam, redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
@@ -62,7 +62,7 @@ def train(
             _let_off(house, document)
     todo = [document for document in documents if again or not met(house, document, wanted, options, everything)]
     group = Group(house, Loader(house), force, house.processes())
-    interrupted = None
+    interrupted, done = None, list[Document]()
     try:
         for start in range(0, len(todo), TOGETHER):
             with ExitStack() as locks:
@@ -74,6 +74,11 @@ def train(
                         if restart:
                             library.clear_workspace(current)
                         task = _unfinished(house, current, wanted, options)
+                        if task is None and not again and as_wished(house, current, wanted, options, everything):
+                            if not _uncalibrated(house, current, wanted, options):
+                                done.append(document)  # by another process, or but for what a crash left behind
+                                continue
+                            task = _calibration(house, current)
                         if task is None:
                             old = None if restart else redline.begins_from(house, current, wanted, options.given)
                             recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
@@ -87,11 +92,32 @@ def train(
         interrupted = InterruptedRun(message, "The same command goes on from there.")
     finally:
         group.close()
-    skipped = tuple(document for document in documents if document not in todo)
+    skipped = tuple(document for document in documents if document not in todo or document in done)
     return TrainReport(tuple(group.trained), tuple(group.failed), skipped, interrupted)
 
 
 def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
+    """Whether nothing is left to do: the document is trained as wished, and nothing stopped km between exam and end."""
+    return as_wished(house, document, wanted, options, everything) and not _uncalibrated(
+        house, document, wanted, options
+    )
+
+
+def _uncalibrated(house: House, document: Document, wanted: Recipe, options: RecipeOptions) -> bool:
+    """Whether the module was examined, and nobody knows yet how sure its answers are."""
+    module = house.library.module(document)
+    wished = wanted.exam or not options.given
+    return module is not None and wished and calibrating.missing(house, module)
+
+
+def _calibration(house: House, document: Document) -> Task:
+    """What is left to do for a module that is as wished, but for that."""
+    module = house.library.module(document)
+    assert module is not None
+    return Task(document, house.base_of(document, module), replace(module.recipe, exam_rounds=0), True, module)
+
+
+def as_wished(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
     """Whether the document is fresh, and trained as wished, as far as a wish was spoken.
 
     A document that is named is trained on the base of the settings; --all leaves alone what is fresh on another, unless
@@ -128,6 +154,11 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
     except (KeyError, TypeError):
         raise _damaged(document) from None
     module = house.library.module(document) if trained or begun_from else None
+    if begun_from and module and module.metrics.get("update", {}).get("from") == begun_from:
+        trained, begun_from = module.id, ""  # the module is kept already, and only that was not noted any more
+        if not exam.wanted(recipe):
+            house.library.clear_workspace(document)
+            return None
     if trained and module and module.id != trained:
         house.library.clear_workspace(document)
         return None
