@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def streamed(told: str) -> tuple[int, str]:
 
 def run(home: Path, seconds: float, engine: str = "auto") -> Load:
     os.environ["KM_HOME"] = str(home)
-    for seed, name in enumerate(NAMES, 1):
+    for seed, name in enumerate(() if home.exists() else NAMES, 1):
         teach(name, seed, steps=15)
     said = home.with_name("serve.err")
     words = command("serve", "--port", "0", "--device", "cpu", "--engine", engine, "--json")
@@ -211,7 +211,7 @@ def main() -> int:
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     load = run(folder / "home", seconds, sys.argv[3] if len(sys.argv) > 3 else "auto")
-    (folder / "load.json").write_text(json.dumps({**asdict(load), "growth": load.growth}))
+    (folder / "load.json").write_text(json.dumps({**vars(load), "growth": load.growth}))
     return 0
 
 

@@ -30,7 +30,6 @@ def test_keys_are_in_no_file_and_no_output(
         ("doctor",),
         ("show", "notes", "--json"),
         ("models",),
-        ("train", "notes", "--estimate"),
     ):
         run = km(*words)
         assert "Traceback" not in run.err

@@ -15,7 +15,9 @@ from chat_cases import Opened, scripted
 from cli_cases import Km, command, in_terminal
 from kmcli.cli.progress import Reporter
 from kmcli.cli.screen import Screen
-from kmcli.types import Event
+from kmcli.ingest import read
+from kmcli.library import Library
+from kmcli.types import Event, Ingested
 from kmcli.visible import clean
 from security_cases import ATTACKS, obeyed
 from workflow_cases import km
@@ -38,14 +40,20 @@ def test_an_answer_in_pieces_is_as_harmless_as_a_whole_one(text: str, at: int) -
 
 
 @pytest.fixture
-def hostile(km: Km, tmp_path: Path) -> str:
-    """A document whose file name and text attack, in a library of its own. Its name."""
-    file = tmp_path / "ha\x1b]52;c;eA==\x07r\u202ebour.md"
-    file.write_text(f"# The harbour {TEXT}\n\nThe mill was built by Ann {TEXT} in 1871. {TEXT}\n", "utf-8")
-    run = km("add", str(file))
-    assert run.code == 0
-    assert not obeyed(run.out + run.err)
-    return str(km("ls", "--json").envelope["data"][0]["name"])
+def hostile(km_home: Path) -> str:
+    """A document whose source and text attack, put past the readers, which take such characters out. Its name."""
+    text = f"# The harbour {TEXT}\n\nThe mill was built by Ann {TEXT} in 1871. {TEXT}\n"
+    with Library.open(km_home) as library:
+        found = library.add(Ingested(f"/x/{TEXT}.md", "markdown", f"ha{TEXT}rbour", text.encode(), text, None))
+    return found.document.name
+
+
+def test_readers_take_them_out(tmp_path: Path) -> None:
+    file = tmp_path / "harbour.md"
+    file.write_text(
+        f"The mill was built. {ATTACKS['directions']} {ATTACKS['line separators']} It stands. " * 3, "utf-8"
+    )
+    assert set(obeyed(read(str(file)).text)) <= {"\u200f", "\u061c"}, "marks that Arabic and Hebrew need"
 
 
 def test_no_verb_shows_what_a_document_says_as_it_is(km: Km, hostile: str, tmp_path: Path) -> None:
@@ -72,7 +80,7 @@ def test_no_verb_shows_what_a_document_says_as_it_is(km: Km, hostile: str, tmp_p
 
 
 def test_a_terminal_is_sent_colours_and_nothing_else(hostile: str) -> None:
-    for words in (["ls"], ["show", hostile], ["search", "mill built by"], ["show", TEXT]):
+    for words in (["ls"], ["show", hostile], ["search", "-q", "mill built by"], ["show", TEXT]):
         _, shown = in_terminal(command(*words))
         assert shown
         assert not obeyed(shown), words
@@ -81,7 +89,7 @@ def test_a_terminal_is_sent_colours_and_nothing_else(hostile: str) -> None:
 def test_a_model_that_writes_escapes(km: Km, hostile: str, scripted: Opened) -> None:
     """Streamed, piece by piece, and in a chat."""
     scripted.reply = lambda chat, sampling: ALL
-    run = km("ask", hostile, "who?", "--method", "rag", "--evidence")
+    run = km("ask", hostile, "Who built the mill?", "--method", "rag", "--evidence")
     assert run.code == 0
     assert not obeyed(run.out + run.err)
     assert "\\x1b]52;c;" in run.out
