@@ -194,7 +194,6 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
     "a new folder of conversations is flushed": ("chat", conversations, "files", without(files, "sync")),
-    "what an import left is told from a training": ("import", importing, "RUN", ""),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),
     "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
 }
@@ -226,6 +225,21 @@ def test_without_its_guard_a_full_disk_is_a_traceback(
     monkeypatch.setattr(files, "_GONE", ())
     monkeypatch.setattr(Library, "is_there", True)
     assert any(recording.faulted(gone, step) for step in steps)
+
+
+def test_what_a_cut_import_left_is_told_from_a_training(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = BY_NAME["import"]
+    root = place.prepared(verb)
+    with Library.open(root / "home") as library:
+        heron = library.find("heron")
+        (library.staging(heron) / "adapter_config.json").write_text("{")
+        assert library.state(heron) == "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "RUN", "")
+        assert place.run(root, verb.words).code == 2
+    assert place.run(root, verb.words).code == 0
+    with Library.open(root / "home") as library:
+        assert library.state(library.find("heron")) == "stale", "it was trained on the text of works"
 
 
 def test_an_update_that_was_kept_and_not_noted(place: Place) -> None:

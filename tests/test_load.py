@@ -12,23 +12,18 @@ import pytest
 
 import load
 
+ENDED = {"shutting_down", "ConnectionResetError", "ConnectionRefusedError", "RemoteDisconnected", "BrokenPipeError"}
 
-@pytest.mark.parametrize("engine", ["hf", "llamacpp"])
-def test_many_at_once_are_answered_as_each_alone(tmp_path: Path, engine: str) -> None:
+
+def test_many_at_once_are_answered_as_each_alone(tmp_path: Path) -> None:
     """In a process of its own: its 64 threads are none of pytest's."""
-    if engine == "llamacpp" and importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("needs llama-cpp-python")
+    engine = "llamacpp" if importlib.util.find_spec("llama_cpp") else "hf"
     subprocess.run([sys.executable, load.__file__, tmp_path, "2", engine], check=True, timeout=900)
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["wrong"] == []
     assert found["answers"] >= load.CLIENTS
     assert found["code"] == 0
-    assert set(found["refused"]) <= {
-        "shutting_down",
-        "ConnectionResetError",
-        "ConnectionRefusedError",
-        "RemoteDisconnected",
-    }
+    assert set(found["refused"]) <= ENDED
 
 
 def test_growth_is_that_of_the_second_half() -> None:
@@ -38,3 +33,10 @@ def test_growth_is_that_of_the_second_half() -> None:
     assert growth([100, 150, 200, 210, 210, 210, 211, 212]) == pytest.approx(2, abs=2)
     assert growth([float(100 + 10 * one) for one in range(40)]) == 200
     assert growth([1.0]) == 0
+
+
+def test_a_stream_that_is_cut_off_is_wrong() -> None:
+    event = 'data: {"choices": [{"delta": {"content": "Ann"}, "finish_reason": "stop"}]}\n\n'
+    assert load.streamed(event + "data: [DONE]\n\n") == (200, "Ann|stop")
+    assert load.streamed(event)[1].startswith("cut off")
+    assert load.streamed(event + 'data: {"error": {"code": "shutting_down"}}\n\n') == (503, "shutting_down")
