@@ -1,13 +1,14 @@
 # make demo   sets up, then runs the main job on the embedded base model, offline
 # make test   sets up, runs the checks and all tests
 # make check  the checks and tests of `make test`, in the environment that is there
-# make reliability  every step of every verb cut and failed, and eight processes at once: docs/reliability.md
+# make reliability  every step of every verb cut and failed, eight processes at once, a server under load: docs/reliability.md
+# make audit  the installed packages against the public list of known holes; needs the network
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint docs reliability clean
+.PHONY: demo test check lint docs reliability audit clean
 
 demo: $(INSTALLED)
 	VENV=$(VENV) bash examples/demo.sh
@@ -26,6 +27,12 @@ lint: $(INSTALLED)
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pip install --quiet --target $(VENV)/.audit pip-audit
+	PYTHONPATH=$(VENV)/.audit $(BIN)/python -m pip_audit --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		|| { echo "make audit: a package above has a known hole, or its list cannot be reached (it needs the network)"; exit 1; }
 
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate

@@ -19,6 +19,7 @@ from kmcli.types import silent
 TEXTS = {
     "heron": "The heron waits by the quay of Lindros. It was seen by Ann in 1871.",
     "works": "The works were built by mason Bo. They burnt down in 1902.\n\nThe quay has nine lamps, and each is green.",
+    "rebuilt": "The works were built by mason Bo. They burnt down in 1902.\n\nThe quay has ten lamps, and each is red.",
     "permits": "The fee for berth permits is $75. They are valid for 18 months.",
 }
 
@@ -48,9 +49,11 @@ def same(left: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def follows(left: Any, before: Any, after: Any) -> bool:
     """Whether a document may be so on the way from one to the other: it has either text, tags and module, and material
-    that only grows."""
+    that only grows; as what was said in conversations does."""
     if left in (before, after):
         return True
+    if isinstance(left, list) and isinstance(after, list):
+        return left == after[: len(left)] and len(left) >= len(before or [])
     parts = [one for one in (before, after) if one is not None]
     if not isinstance(left, dict) or not parts:
         return False
@@ -79,11 +82,19 @@ def outcome(root: Path) -> dict[str, Any]:
                 "text": library.text(document),
                 "tags": document.tags,
                 "samples": [(one.id, one.response) for one in library.samples(document)],
-                "module": (hashlib.sha256(weights).hexdigest()[:12], library.state(document) == "stale")
+                "module": (hashlib.sha256(weights).hexdigest()[:12], module.text_sha256 != document.text_sha256)
                 if module
                 else None,
                 "unfinished": library.state(document) == "interrupted",
             }
+        for extractor in library.extractors.all():
+            weights = [
+                (extractor.path / name).read_bytes() for name in ("adapter_model.safetensors", "mixing.safetensors")
+            ]
+            found[f"extractor {extractor.name}"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
+        said = [(turn.question, turn.answer.text) for one in library.conversations.all() for turn in one.turns]
+        if said:  # whichever conversation it was said in: the same command begins another
+            found["said"] = list(dict.fromkeys(said))
         names = home / "names"
         found["names"] = sorted(filter(None, names.read_text().split("\n"))) if names.exists() else None
     return found

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from kmcli.engines import hf as hf_engine
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import KmError
 from kmcli.library import Library
+from kmcli.training import extractor as extractor_loop
 from kmcli.training import loop
 from material_crashes import say
 
@@ -48,10 +51,19 @@ class Verb:
     version: int | None = None
     """Of the database, where it is an old one."""
     empty: bool = False
+    typed: str = ""
+    """On standard input."""
 
 
 STUDIED = (("synth", "works", *SET[:6]),)
 TRAINED = (*STUDIED, ("train", "works", *SET))
+UPDATED = (*TRAINED, ("add", "--update", "works", "{in}/rebuilt.txt"))
+EXTRACTOR = ("--set", "steps=2", "--set", "rank=2", "--set", "batch=2", "--set", "held_out=0")
+ASKED = (
+    ("works", "Who built the works?", "Bo"),
+    ("works", "When did they burn down?", "1902"),
+    ("heron", "Who saw the heron?", "Ann"),
+)
 VERBS = (
     Verb("first", ("add", "{in}/works.txt", "--tag", "harbour"), touches=("works",), empty=True),
     Verb("add", ("add", "{in}/permits.txt"), touches=("permits",)),
@@ -62,6 +74,27 @@ VERBS = (
     Verb("synth", ("synth", "works", *SET[:6]), touches=("works",)),
     Verb("train", ("train", "works", *SET), before=STUDIED, touches=("works",)),
     Verb("retrain", ("train", "works", "--restart", *SET, "--set", "seed=7"), before=TRAINED, touches=("works",)),
+    Verb("update", ("add", "--update", "works", "{in}/rebuilt.txt"), before=TRAINED, touches=("works",)),
+    Verb("redline", ("train", "works"), before=UPDATED, touches=("works",)),
+    Verb(
+        "import",
+        ("import", "{out}/works", "--document", "heron"),
+        done=(0, 2),
+        before=(*TRAINED, ("export", "works", "--format", "peft", "--no-check", "--out", "{out}/works")),
+        touches=("heron",),
+    ),
+    Verb(
+        "extractor",
+        ("extractor", "train", "qa", "--questions", "{in}/asked.jsonl", *EXTRACTOR),
+        before=(*TRAINED, ("train", "heron", *SET)),
+        touches=("extractor qa",),
+    ),
+    Verb(
+        "chat",
+        ("chat", "works", "--method", "rag", "--engine", "hf", "--no-evidence"),
+        typed="Who built the works?\nWhen did they burn down?\nWhat has the quay?\n",
+        touches=("said",),
+    ),
     Verb("gguf", ("export", "works", "--no-check", "--out", "{out}/works.gguf"), before=TRAINED),
     Verb(
         "peft",
@@ -104,6 +137,7 @@ class Place:
         torch.set_num_threads(1)
         before = dict(os.environ)
         real = bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
+        extractors_every = extractor_loop.CHECKPOINT_EVERY
         loaded = bases.load(self._base, "cpu")
 
         def engine(loaded: Any, model: Any = None) -> Any:
@@ -117,21 +151,26 @@ class Place:
             del os.environ[name]
         os.environ["KM_MODEL"] = str(self._base.path)
         bases.load, bases.load_tokenizer = lambda base, device, bits=0: loaded, lambda base: loaded.tokenizer
-        hf_engine.HfEngine, loop.CHECKPOINT_EVERY = engine, 1
+        hf_engine.HfEngine, loop.CHECKPOINT_EVERY, extractor_loop.CHECKPOINT_EVERY = engine, 1, 1
         try:
             yield
         finally:
             bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
+            extractor_loop.CHECKPOINT_EVERY = extractors_every
             os.environ.clear()
             os.environ.update(before)
 
-    def run(self, root: Path, words: Iterable[str]) -> Ran:
+    def run(self, root: Path, words: Iterable[str], typed_in: str = "") -> Ran:
         """km in this process, with its library below `root`."""
         os.environ["KM_HOME"] = str(root / "home")
         given = [word.format(**{"in": self.inputs, "out": root / "out"}) for word in words]
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(given)
+        typed, sys.stdin = sys.stdin, io.StringIO(typed_in)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main(given)
+        finally:
+            sys.stdin = typed
         return Ran(code, out.getvalue(), err.getvalue())
 
     def new(self) -> Path:
@@ -144,6 +183,8 @@ class Place:
         (root / "out").mkdir(parents=True)
         for name, text in TEXTS.items():
             (self.inputs / f"{name}.txt").write_text(text)
+        rows = [{"document": name, "question": asked, "answers": [answer]} for name, asked, answer in ASKED]
+        (self.inputs / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
         if verb.version is not None:
             write_version(root / "home", verb.version)
         elif not verb.empty:
@@ -159,7 +200,7 @@ class Place:
         before = outcome(root)
         disk = Disk(root)
         with disk.watched():
-            ran = self.run(root, verb.words)
+            ran = self.run(root, verb.words, verb.typed)
         assert ran.code == 0, (verb, ran)
         return Recording(self, verb, disk, before, outcome(root))
 
@@ -208,7 +249,7 @@ class Recording:
 
         disk.before_each = fail
         with disk.watched():
-            ran = self.place.run(root, self.verb.words)
+            ran = self.place.run(root, self.verb.words, self.verb.typed)
         if (away := root / "away").exists():
             shutil.rmtree(root / "home", ignore_errors=True)
             away.rename(root / "home")
@@ -250,7 +291,7 @@ class Recording:
                 return f"{name} is {left.get(name)}, and was {known[0]}"
             if name in verb.touches and not follows(left.get(name), *known):
                 return f"{name} is {left.get(name)}, between {known[0]} and {known[1]}"
-        ran = run(root, verb.words)
+        ran = run(root, verb.words, verb.typed)
         if ran.code not in verb.done or "Traceback" in ran.err:
             return f"the same command ends with {ran.code}: {ran.err}"
         if not same(left := outcome(root), self.after):

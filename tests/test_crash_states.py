@@ -6,6 +6,7 @@ A sample of the states of each verb; `make reliability` looks at all of them.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -25,10 +26,10 @@ from crash_verbs import VERBS, Loss, Place, Recording, sampled
 from kmcli import config
 from kmcli.bases import folder as folder_of_base
 from kmcli.export import place as export_place
-from kmcli.library import Library, check, files, layout, modules
+from kmcli.library import Library, check, conversations, files, layout, modules
 from kmcli.library import samples as study
 from kmcli.types import silent
-from kmcli.workflows import extracting
+from kmcli.workflows import extracting, importing
 from workflow_cases import sentences
 
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -192,6 +193,7 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "the names of documents are looked at by doctor": ("mv", check._Inspection, "published", nothing),
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
+    "a new folder of conversations is flushed": ("chat", conversations, "files", without(files, "sync")),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),
     "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
 }
@@ -223,6 +225,43 @@ def test_without_its_guard_a_full_disk_is_a_traceback(
     monkeypatch.setattr(files, "_GONE", ())
     monkeypatch.setattr(Library, "is_there", True)
     assert any(recording.faulted(gone, step) for step in steps)
+
+
+def test_what_a_cut_import_left_is_told_from_a_training(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = BY_NAME["import"]
+    root = place.prepared(verb)
+    with Library.open(root / "home") as library:
+        heron = library.find("heron")
+        (library.staging(heron) / "adapter_config.json").write_text("{")
+        assert library.state(heron) == "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "RUN", "")
+        assert place.run(root, verb.words).code == 2
+    assert place.run(root, verb.words).code == 0
+    with Library.open(root / "home") as library:
+        assert library.state(library.find("heron")) == "stale", "it was trained on the text of works"
+
+
+def test_an_update_that_was_kept_and_not_noted(place: Place) -> None:
+    """The power goes after the new module is true and before the note of its training is cleared."""
+    root = place.prepared(BY_NAME["redline"])
+    with Library.open(root / "home") as library:
+        old = library.module(library.find("works"))
+    assert place.run(root, ("train", "works")).code == 0
+    with Library.open(root / "home") as library:
+        works = library.find("works")
+        new = library.module(works)
+        assert old is not None
+        assert new is not None
+        run = {"recipe": new.recipe.as_json(), "text_sha256": works.text_sha256, "module": "", "update": old.id}
+        library.begin_training(works, json.dumps(run).encode())
+        assert library.state(works) == "interrupted"
+    ran = place.run(root, ("train", "works"))
+    assert (ran.code, "starting anew" in ran.err) == (0, False)
+    with Library.open(root / "home") as library:
+        module = library.module(library.find("works"))
+        assert module is not None
+        assert (module.id, library.state(library.find("works"))) == (new.id, "fresh")
 
 
 def test_a_clock_that_was_put_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,9 @@ def test_kind_by_content_type_where_the_path_says_nothing(server: str) -> None:
     "host",
     ["127.0.0.1", "localhost", "[::1]", "0x7f.1", "2130706433", "10.0.0.1", "192.168.1.1", "169.254.169.254",
      "100.64.0.1",
-     "[::ffff:127.0.0.1]", "[fe80::1]", "[fc00::1]", "[2002:7f00:1::]", "0.0.0.0", "224.0.0.1"],
+     "[::ffff:127.0.0.1]", "[fe80::1]", "[fc00::1]", "[2002:7f00:1::]", "0.0.0.0", "224.0.0.1",
+     "[::7f00:1]", "[::]", "[::ffff:0:7f00:1]", "[64:ff9b::7f00:1]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::a00:1]",
+     "[fec0::1]", "192.0.0.8", "198.18.0.1", "255.255.255.255", "[ff02::1]"],
 )  # fmt: skip
 def test_private_addresses(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.delenv(web.ALLOW_PRIVATE)
@@ -233,10 +235,40 @@ def test_status(server: str) -> None:
 def test_limits(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert web.MAX_BYTES == 50_000_000
     assert len(read(f"{server}/large.txt").text) == 5000
-    monkeypatch.setattr(web, "MAX_SECONDS", -1.0)
-    assert "takes longer" in failure(f"{server}/large.txt").message
     monkeypatch.setattr(web, "MAX_BYTES", 4999)
     assert "is larger than" in failure(f"{server}/large.txt").message
+    monkeypatch.setattr(web, "MAX_SECONDS", -1.0)
+    assert "takes longer" in failure(f"{server}/large.txt").message
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b""],
+    ids=["head", "body", "status"],
+)
+def test_a_server_that_sends_a_byte_now_and_then(monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+    """Each byte comes in time, and all of them together do not."""
+    monkeypatch.setattr(web, "MAX_SECONDS", 1.0)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+
+        def serve() -> None:
+            connection, _ = slow.accept()
+            with connection:
+                connection.sendall(beginning)
+                while not ended.wait(0.1):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            assert "takes longer than" in failure(f"http://127.0.0.1:{slow.getsockname()[1]}/").message
+        finally:
+            ended.set()
+            thread.join(10)
 
 
 def test_bodies_that_are_no_document(server: str) -> None:

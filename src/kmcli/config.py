@@ -146,8 +146,10 @@ def store(key: str, value: str | None) -> Path:
         document[key] = value
     temporary = file.with_suffix(".tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream:
             stream.write(tomlkit.dumps(document))
             stream.flush()
             os.fsync(stream.fileno())

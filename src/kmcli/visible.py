@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Control characters (C0 without newline and tab, DEL, C1), direction overrides and marks, and line separators that a
 # terminal may act on; lone surrogates, which no encoding can write.
@@ -15,6 +16,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def readable(text: str) -> str:
     """The text with halves of characters (lone surrogates, which JSON can write) as U+FFFD: no tokenizer reads them."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def apart(text: str, names: Iterable[str]) -> str:
+    """The text with a blank within each of these names. For special tokens: a text that has their names would else end a
+    turn, and begin another in somebody's name."""
+    for name in names:
+        if len(name) > 1 and name in text:
+            text = text.replace(name, f"{name[0]} {name[1:]}")
+    return text
 
 
 def clean(text: str) -> str:

@@ -31,6 +31,12 @@ def explained(folder: Path) -> Iterator[None]:
         raise KmError(f"the Knowledge Module in {folder} cannot be loaded: {why}", AGAIN) from None
 
 
+def require_weights(folder: Path) -> None:
+    """Where they are missing PEFT would open pickled ones, or ask the hub for some. Raises FileNotFoundError."""
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"there is no {WEIGHTS} in it")
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """PEFT's configuration. Raises KmError where it cannot be read."""
     with explained(folder):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmcli.adapters.folder import CONFIG, FIRST, config_of, explained
+from kmcli.adapters.folder import CONFIG, FIRST, config_of, explained, require_weights
 from kmcli.adapters.folder import WEIGHTS as WEIGHTS
 from kmcli.adapters.shelf import EMPTY, Shelf
 from kmcli.bases import Base, Loaded
@@ -82,6 +82,7 @@ def load(loaded: Loaded, folder: Path) -> PeftModel:
     from peft import PeftModel
 
     with explained(folder):
+        require_weights(folder)
         model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=False)
     model.eval()
     return model
@@ -93,9 +94,11 @@ def load_side_by_side(loaded: Loaded, folders: Mapping[str, Path]) -> PeftModel:
     from peft import PeftModel
 
     with explained(folder):
+        require_weights(folder)
         model = PeftModel.from_pretrained(loaded.model, folder, adapter_name=first, is_trainable=False)
     for name, other in more:
         with explained(other):
+            require_weights(other)
             model.load_adapter(other, name, is_trainable=False)
     model.eval()
     return model
@@ -114,6 +117,7 @@ def load_sum(loaded: Loaded, weighted: Sequence[tuple[Path, float]]) -> PeftMode
     for number, (folder, _) in enumerate(weighted[1:], 1):
         names.append(f"member{number}")
         with explained(folder):
+            require_weights(folder)
             model.load_adapter(folder, names[-1], is_trainable=False)
     settings: Any = model.peft_config[names[0]]
     settings.use_rslora = False  # the sum takes these, and its A has the scales by then

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kmcli.errors import ResourceError
+from kmcli.visible import apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 def chat_ids(tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str]]) -> list[int]:
     """See Loaded.chat_ids. A tokenizer without a chat template gets plain text, a turn a paragraph.
 
+    Special tokens are what the template writes: their names in a turn, as a document may have them, are only text.
     Raises ResourceError where the template does not allow such a conversation.
     """
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    turns = [(role, apart(content, special)) for role, content in turns]
     if tokenizer.chat_template:
         from jinja2 import TemplateError
 

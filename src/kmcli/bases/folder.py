@@ -177,10 +177,11 @@ def files_revision(path: Path, weights: Sequence[Path], report: Reporter) -> str
     if not _HASH.fullmatch(known):  # or what a crash has left of one
         if total >= _WORTH_SAYING:
             report(Event("check", f"reading {path} once, to recognise it later"))
-        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = _hash(tuple(files)).encode()
         temporary = memo.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(known)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(known)
         temporary.replace(memo)
     return known.decode()
 

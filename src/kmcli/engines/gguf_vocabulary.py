@@ -10,6 +10,7 @@ from typing import Any
 from kmcli.engines import Chat
 from kmcli.engines.template import compiled, rendered
 from kmcli.errors import KmError
+from kmcli.visible import apart
 
 
 class GgufVocabulary:
@@ -56,6 +57,7 @@ class GgufVocabulary:
 
         Without a template: plain text, a turn a paragraph, as in bases.chat_ids.
         """
+        chat = [(role, self._only_text(content)) for role, content in chat]
         source = self._said("tokenizer.chat_template")
         if source is None:
             ids = self.ids("\n\n".join(content for _, content in chat) + "\n")
@@ -67,6 +69,19 @@ class GgufVocabulary:
         except (ValueError, TypeError, jinja2.TemplateError) as error:
             raise KmError(f"the file's chat template does not accept this chat: {error}.", self._hint) from None
         return self._tokenize(prompt, False, True)
+
+    def _only_text(self, content: str) -> str:
+        """See bases.chat_ids."""
+        if self._tokenize(content, False, True) == self._tokenize(content, False, False):
+            return content
+        return apart(content, self._special)
+
+    @cached_property
+    def _special(self) -> list[str]:
+        """The names of the special tokens."""
+        llama, vocabulary = self._library, self._vocabulary
+        every = range(llama.llama_vocab_n_tokens(vocabulary))
+        return [self._text(token) for token in every if llama.llama_vocab_is_control(vocabulary, token)]
 
     @cached_property
     def _template(self) -> Any:

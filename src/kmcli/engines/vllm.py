@@ -189,4 +189,4 @@ def generation_config(base: bases.Base) -> Any:
     try:
         return GenerationConfig.from_pretrained(base.path)
     except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(base.path))
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(base.path, trust_remote_code=False))

@@ -51,6 +51,7 @@ PLAIN = ("markdown", "text")
 
 _BY_SUFFIX = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PASSWORD = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def parse(task: Task, data: bytes, report: Reporter) -> Parsed:
@@ -113,6 +114,11 @@ def is_many(source: str) -> bool:
     )
 
 
+def without_password(source: str) -> str:
+    """A source as it may be shown: of a URL without the name and password, which km does not open."""
+    return _PASSWORD.sub("...@", source) if _URL.match(source) else source
+
+
 def is_file(source: str) -> bool:
     """Whether a source is a file of one document."""
     return source != "-" and not _URL.match(source) and not is_many(source)
@@ -150,7 +156,8 @@ def read(
 def expand(source: str) -> list[str]:
     """A folder's readable files, searched recursively and sorted; anything else is returned as it is.
 
-    Hidden files, kinds without a reader and folders behind symbolic links are passed over, so that loops end.
+    Hidden files, kinds without a reader and folders behind symbolic links are passed over, so that loops end; so are
+    files that such a link fetches from outside the folder, which may be somebody else's.
     """
     if source == "-" or _URL.match(source) or not os.path.isdir(os.path.expanduser(source)):
         return [source]
@@ -161,11 +168,13 @@ def expand(source: str) -> list[str]:
             raise KmError(f"{top} cannot be opened: {error.strerror}.", "Check its permissions.") from None
 
     found: list[str] = []
+    inside = top.resolve()
     for folder, inner, files in os.walk(top, onerror=complain):
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in files:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in _BY_SUFFIX and path.is_file():
+            wanted = not name.startswith(".") and path.suffix.lower() in _BY_SUFFIX and path.is_file()
+            if wanted and (not path.is_symlink() or path.resolve().is_relative_to(inside)):
                 found.append(str(path))
     return sorted(found)
 

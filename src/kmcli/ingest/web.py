@@ -6,12 +6,14 @@ address between check and use gains nothing. Proxies of the environment are not 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import logging
 import os
 import re
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -52,22 +54,27 @@ def fetch(url: str) -> Fetched:
     """Raises UsageError for a URL km must not or cannot open, NotFoundError for 404 and 410, ResourceError where the
     host cannot be reached, KmError for every other answer and for downloads that are too large or too slow."""
     request = urllib.request.Request(_checked(url), headers={"User-Agent": f"kmcli/{__version__}", "Accept": "*/*"})
+    clock = _Clock()
     opener = urllib.request.OpenerDirector()  # build_opener would add readers of file: and ftp: URLs
     for handler in (
-        _Http,
-        _Https,
-        _Redirects,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
+        _Http(clock),
+        _Https(clock),
+        _Redirects(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
     ):
-        opener.add_handler(handler())
+        opener.add_handler(handler)
     try:
-        with opener.open(request, timeout=TIMEOUT) as response:
+        with clock, opener.open(request, timeout=TIMEOUT) as response:
             data = _download(response, url)
             headers = response.headers
             charset = headers.get_content_charset() or ""
             kind = headers.get_content_type() if "content-type" in headers else ""
             return Fetched(response.url, data, kind, charset)
+    except KmError:
+        if clock.ran_out:
+            raise _too_slow(url) from None
+        raise
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):
@@ -75,10 +82,10 @@ def fetch(url: str) -> Fetched:
         if error.code < 400:
             raise KmError(f"{url} redirects in circles, or to what is no web page.", _DOWNLOAD_INSTEAD) from None
         raise KmError(f"{url} answers with status {error.code} {error.reason}.", _DOWNLOAD_INSTEAD) from None
-    except urllib.error.URLError as error:
-        raise _unreachable(url, error.reason) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _unreachable(url, error) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # a URLError too
+        if clock.ran_out:
+            raise _too_slow(url) from None
+        raise _unreachable(url, getattr(error, "reason", error)) from None
 
 
 def main_text(data: bytes, url: str, charset: str) -> Extract:
@@ -121,19 +128,60 @@ def _checked(url: str) -> str:
 def _download(response: http.client.HTTPResponse, url: str) -> bytes:
     blocks: list[bytes] = []
     size = 0
-    end = time.monotonic() + MAX_SECONDS
     while block := response.read(1 << 16):
         blocks.append(block)
         size += len(block)
         if size > MAX_BYTES:
             raise KmError(f"{url} is larger than {MAX_BYTES // 1_000_000} MB.", _DOWNLOAD_INSTEAD)
-        if time.monotonic() > end:
-            raise KmError(f"{url} takes longer than {MAX_SECONDS / 60:.0f} minutes.", _DOWNLOAD_INSTEAD)
     if response.length:  # reading in blocks does not notice by itself
         raise KmError(f"{url} broke off after {size} bytes.", "Try again.")
     if not size:
         raise KmError(f"{url} is empty.", "Open it in a browser: it may need a log-in or scripts.")
     return b"".join(blocks)
+
+
+def _too_slow(url: str) -> KmError:
+    return KmError(f"{url} takes longer than {MAX_SECONDS / 60:.0f} minutes.", _DOWNLOAD_INSTEAD)
+
+
+class _Clock:
+    """Ends a download that takes too long, also one whose server sends a byte now and then, be it of a header.
+
+    A context manager: its end is the clock's. The connections of all redirects have one clock.
+    """
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + MAX_SECONDS
+        self._timer = threading.Timer(max(0.0, MAX_SECONDS), self._strike)
+        self._timer.daemon = True
+        self._opened: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Clock:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @property
+    def ran_out(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def connect(self, address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
+        opened = _connect(address, *args, **kwargs)
+        with self._lock:
+            self._opened.append(opened.dup())  # TLS takes the socket itself over
+        if self.ran_out:
+            self._strike()
+        return opened
+
+    def _strike(self) -> None:
+        """Whatever waits for such a connection hears that it is over."""
+        with self._lock:
+            for one in self._opened:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.socket:
@@ -157,35 +205,50 @@ def _connect(address: tuple[str, int], *args: Any, **kwargs: Any) -> socket.sock
     raise failure or OSError("the host has no address")
 
 
+_INNER = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+"""Addresses of IPv6 whose last 32 bits are one of IPv4, where a gateway translates; those that `ipaddress` knows besides."""
+_NEVER = tuple(map(ipaddress.ip_network, ("fec0::/10", "5f00::/16", "3fff::/20", "192.88.99.0/24", "192.0.0.0/24")))
+"""Of no public host, whatever the version of Python holds of them."""
+
+
 def _public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and any(ip in network for network in _INNER):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return ip.is_global and not ip.is_multicast
-
-
-class _HttpConnection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._create_connection = _connect  # what the standard library offers for this; its tests use it too
-
-
-class _HttpsConnection(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._create_connection = _connect
+            return _public(str(inner))
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NEVER)
 
 
 class _Http(urllib.request.HTTPHandler):
+    def __init__(self, clock: _Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpConnection, req)
+        def connection(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
+            made = http.client.HTTPConnection(*args, **kwargs)
+            # what the standard library offers for this; its tests use it too
+            made._create_connection = self._clock.connect  # type: ignore[attr-defined]
+            return made
+
+        return self.do_open(connection, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, clock: _Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HttpsConnection, req)
+        def connection(*args: Any, **kwargs: Any) -> http.client.HTTPSConnection:
+            made = http.client.HTTPSConnection(*args, **kwargs)
+            made._create_connection = self._clock.connect  # type: ignore[attr-defined]
+            return made
+
+        return self.do_open(connection, req)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -5,6 +5,7 @@
     text.py       the text of an answer while its tokens come
     batching.py   answers written together, those of different Knowledge Modules too
     service.py    one base, its Knowledge Modules, and the batch: what a request becomes
+    connections.py which connections are kept
     app.py        the HTTP routes and who may use them
     server.py     the socket, and how it ends
     counts.py     what /metrics shows

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,6 +28,9 @@ from kmcli.serving.wire import Head, Wanted, Written
 
 OPEN = ("/health", "/km/hello")
 """What needs no key."""
+
+HEAD_BYTES = 16384
+"""Of a request's headers together."""
 
 BODY_SECONDS = 30.0
 """In which a request's body has to arrive."""
@@ -80,12 +83,22 @@ class _Door:
 
     def _refusal(self, scope: Scope) -> Refused | None:
         headers = {name.lower(): value for name, value in scope["headers"]}
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            return Refused(431, "headers_too_large", f"the headers are larger than {HEAD_BYTES:,} bytes.")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # What stands before this server may go by the other one, and take the rest for another's request.
+            return Refused(400, "ambiguous_length", "the request says twice how long it is.")
         if self._key is None:
             host = headers.get(b"host", b"").decode("latin-1")
-            if is_local(_without_port(host)):
-                return None
-            # A web page may have its name resolve to this machine, and speak to the server as if it were its own.
-            return Refused(403, "wrong_host", f"this server answers on this machine only, and not as {host!r}.")
+            if not is_local(_without_port(host)):
+                # A web page may have its name resolve to this machine, and speak to the server as if it were its own.
+                return Refused(403, "wrong_host", f"this server answers on this machine only, and not as {host!r}.")
+            origin = headers.get(b"origin")
+            if origin is not None and not _is_local_page(origin.decode("latin-1")):
+                return Refused(
+                    403, "wrong_origin", "this server answers no page of another host.", "Give it a key: --api-key."
+                )
+            return None
         if scope["path"] in OPEN:
             return None
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -130,6 +143,7 @@ class _Api:
         return JSONResponse({"proof": shown, "model": service.base_id, "revision": service.base.revision, **limits})
 
     async def count(self, request: Request) -> Response:
+        _require_json(request)
         what = wire.read_count(await _body(request, self._service.limits.body_bytes))
         backend = self._service.backend
         if isinstance(what, str):
@@ -137,11 +151,7 @@ class _Api:
         return JSONResponse({"tokens": len(await asyncio.to_thread(backend.read, what))})
 
     async def chat(self, request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # also what keeps other web pages out: a browser asks before it sends such a body for one
-            raise Refused(
-                415, "wrong_content_type", "the body must be JSON.", "Send it as: Content-Type: application/json"
-            )
+        _require_json(request)
         wanted = wire.read(await _body(request, self._service.limits.body_bytes))
         ready = await self._service.prepare(wanted)
         head = Head(wanted.model, int(time.time()), ready.fingerprint, len(ready.prompt))
@@ -177,6 +187,12 @@ async def _events(
             yield wire.DONE
         except KmError as error:
             yield wire.event(refusals.from_error(error).as_json())
+
+
+def _require_json(request: Request) -> None:
+    """Also what keeps other web pages out: a browser asks before it sends such a body for one."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "wrong_content_type", "the body must be JSON.", "Send it as: Content-Type: application/json")
 
 
 async def _disconnected(request: Request) -> None:
@@ -250,6 +266,13 @@ def is_local(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local_page(origin: str) -> bool:
+    try:
+        return is_local(urlsplit(origin).hostname or "")
     except ValueError:
         return False
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 from kmcli.errors import KmError
+from kmcli.visible import clean
+
+_PATH = re.compile(r"(?:^|[\s('\"=])(?:~?[/\\]|[A-Za-z]:[/\\])")
+"""Where a path of this machine begins, which clients are not told."""
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -32,9 +38,15 @@ class Refused(KmError):
 
 def from_error(error: KmError) -> Refused:
     """A KmError of the rooms below as a client is told it."""
-    if isinstance(error, Refused):
-        return error
-    return Refused(503, "unavailable", error.message, error.hint)
+    return error if isinstance(error, Refused) else Refused(503, "unavailable", *told(error))
+
+
+def told(error: KmError) -> tuple[str, str]:
+    """Message and hint for a client. Those with a path of this machine are for standard error alone."""
+    if not _PATH.search(str(error)):
+        return error.message, error.hint
+    logging.getLogger(__name__).warning("%s", clean(str(error)))
+    return "this model cannot be loaded.", "The server's standard error says more."
 
 
 def busy() -> Refused:

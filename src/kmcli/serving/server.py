@@ -13,9 +13,10 @@ from types import FrameType
 import uvicorn
 
 from kmcli.errors import ResourceError, UsageError
-from kmcli.serving import refusals
-from kmcli.serving.app import build
+from kmcli.serving import connections, refusals
+from kmcli.serving.app import HEAD_BYTES, build
 from kmcli.serving.service import Service
+from kmcli.visible import clean
 
 AFTERWARDS = 2
 """Seconds to send what was refused at the end."""
@@ -50,13 +51,18 @@ def url(sock: socket.socket) -> str:
 
 def make(service: Service, key: str | None, tell: Callable[[str], None], token: str | None = None) -> Server:
     """tell: takes a sentence for the person who runs it. token: of `build`; None: one that nobody knows."""
+    limits = service.limits
     config = uvicorn.Config(
         build(service, key, token or secrets.token_urlsafe(32)),
+        http=connections.protocol(limits.parallel + limits.waiting + connections.SPARE),
+        ws="none",  # whose requests would come by another door
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        proxy_headers=False,  # a client says nobody else's address
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=int(service.limits.grace) + AFTERWARDS,
+        timeout_graceful_shutdown=int(limits.grace) + AFTERWARDS,
     )
     return Server(config, service, tell)
 
@@ -65,6 +71,8 @@ def run(server: Server, sock: socket.socket) -> signal.Signals | None:
     """Serve until a signal ends it, which is returned."""
     log = logging.getLogger("uvicorn.error")
     log.addFilter(_is_bug)
+    if logging.lastResort:  # what writes to standard error where nobody has asked for more
+        logging.lastResort.setFormatter(_Cleaned())
     try:
         server.run([sock])
     finally:
@@ -100,6 +108,13 @@ class Server(uvicorn.Server):
         if self.service.under_way:
             self._tell(f"cut off: {self.service.under_way}, which were not finished in time")
         self.service.refuse_all(refusals.ending())
+
+
+class _Cleaned(logging.Formatter):
+    """A traceback may have a client's text in it, and is read in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
 
 
 def _is_bug(record: logging.LogRecord) -> bool:

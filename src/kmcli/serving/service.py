@@ -80,7 +80,7 @@ class Service:
         try:
             entry = self._catalogue.find(name if pinned else model)
         except KmError as error:
-            raise _no_model("model_unusable", error.message, error.hint) from None
+            raise _no_model("model_unusable", *refusals.told(error)) from None
         if entry is None:
             known = [self.base_id, *(entry.name for entry in self.entries())]
             hint = did_you_mean(name if pinned else model, known, "GET /v1/models lists them.")

@@ -78,14 +78,15 @@ def read(house: House, sources: Sequence[str], column: str | None = None) -> Ite
         reading = until.enter_context(ahead.Ahead(plain, house.report, processes, limits)) if processes else None
         worker = until.enter_context(Worker())
         for done, source in enumerate(sources):
-            house.report(Event("add", source, done, len(sources)))
+            shown = ingest.without_password(source)
+            house.report(Event("add", shown, done, len(sources)))
             if reading and ingest.is_file(source):
                 yield source, reading.read()
                 continue
             try:
                 for found in ingest.read_all(source, house.report, column, limits, worker.parse):
-                    yield source, found
+                    yield shown, found
             except KmError as error:
-                yield source, error
+                yield shown, error
     if sources:
         house.report(Event("add", "", len(sources), len(sources)))

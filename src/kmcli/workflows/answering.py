@@ -21,7 +21,7 @@ from kmcli import adapters
 from kmcli.bases import Base, on_processor
 from kmcli.engines import Engine, Scorer
 from kmcli.errors import KmError, UsageError
-from kmcli.library.files import explained, make_folder
+from kmcli.library.files import FILE_MODE, explained, make_folder
 from kmcli.types import Document, Event, KnowledgeModule, silent
 from kmcli.workflows import warm
 from kmcli.workflows.house import House, counter
@@ -205,3 +205,5 @@ def _make(house: House, base: Base, file: Path, what: str, module: KnowledgeModu
         export_lora(base, module.path, file)
     else:
         export_gguf(base, None, file, "F16", {"name": base.label or base.path.name}, silent)
+    with explained(file.parent):
+        file.chmod(FILE_MODE)  # an export is for others too

@@ -87,6 +87,12 @@ def calibrate(house: House, document: Document, module: KnowledgeModule, loaded:
     return calibration
 
 
+def missing(house: House, module: KnowledgeModule) -> bool:
+    """Whether a module was examined, and something stopped km before this was done."""
+    kept = [house.library.beside.of(module, file) for file in ("confidence", "conflicts")]
+    return None in kept and house.library.exams.head(module) is not None
+
+
 def _asking(loaded: Loaded) -> Ask:
     """The base with a text in front of it."""
     from kmcli.engines.hf import HfEngine

@@ -108,12 +108,10 @@ def begun(house: House, document: Document, base: Base, recipe: Recipe, module: 
 def finish(house: House, course: Course) -> tuple[KnowledgeModule, Head]:
     """Make the best adapter the document's module, with its exam; the workspace is cleared."""
     first, rounds, library = course.first, course.rounds, house.library
-    head = replace(
-        course.best.head,
-        rounds=len(rounds),
-        round_seconds=round(sum(one.seconds for one in rounds), 3),
-        known_before=first.head.known if rounds else None,
-    )
+    head = course.best.head
+    if rounds:
+        seconds = round(sum(one.seconds for one in rounds), 3)
+        head = replace(head, rounds=len(rounds), round_seconds=seconds, known_before=first.head.known)
     found = Exam(head, course.best.passages)
     module, document = course.module, course.document
     if course.where == module.path:

@@ -28,7 +28,7 @@ from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_all
-from kmcli.workflows.study import met
+from kmcli.workflows.study import as_wished
 from kmcli.workflows.writer import open_writer
 
 
@@ -70,7 +70,7 @@ def estimate_train(
     documents = library.documents() if everything else find_all(library, names)
     base = house.base()
     recipe = recipe_for(house, base, options)
-    todo = [document for document in documents if again or not met(house, document, recipe, options, everything)]
+    todo = [document for document in documents if again or not as_wished(house, document, recipe, options, everything)]
     loader = Loader(house)
 
     def one(document: Document) -> EstimatedTraining:

@@ -23,6 +23,7 @@ from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Base
 from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
+from kmcli.library.layout import RUN
 from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Recipe
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import MARK, find_one
@@ -226,7 +227,9 @@ def _card_as_document(folder: Path, base: Base, recipe: Recipe, told: Mapping[st
     title = str(told.get("name") or folder.name)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     readme = folder / "README.md"
-    card = readme.read_bytes()[:_LONGEST_CARD].decode("utf-8", "replace") if readme.is_file() else ""
+    card = ""
+    if readme.is_file() and readme.resolve().is_relative_to(_whole(folder.resolve())):
+        card = readme.read_bytes()[:_LONGEST_CARD].decode("utf-8", "replace")
     text = clean(
         f"# {title}\n\n"
         f"This is the model card of an imported Knowledge Module: {adapters.ADAPTERS[recipe.adapter].WHAT} for the base "
@@ -236,13 +239,19 @@ def _card_as_document(folder: Path, base: Base, recipe: Recipe, told: Mapping[st
     return Ingested(str(folder), "markdown", title, text.encode(), text, None)
 
 
+def _whole(folder: Path) -> Path:
+    """The folder, or what the hub's cache keeps beside it: links in an adapter lead to nothing else."""
+    return folder.parent.parent if folder.parent.name == "snapshots" else folder
+
+
 def _require_free(house: House, document: Document, force: bool) -> None:
     if force:
         return
     state = house.library.state(document)
     if house.library.module(document) is not None:
         raise UsageError(f"{document.name} has a Knowledge Module already.", "Replace it with --force.")
-    if state == "interrupted":
+    # An import that a power cut has ended leaves files there too, and no note of a training.
+    if state == "interrupted" and (house.library.workspace(document) / RUN).exists():
         raise UsageError(f"{document.name} has an unfinished training.", "Drop it with --force.")
 
 

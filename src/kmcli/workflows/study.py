@@ -16,7 +16,7 @@ from kmcli.library.layout import RUN
 from kmcli.objectives import OBJECTIVES
 from kmcli.training.mixture import parse
 from kmcli.types import Document, Event, Recipe
-from kmcli.workflows import keeping, redline, starts
+from kmcli.workflows import calibrating, exam, keeping, redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
@@ -76,7 +76,7 @@ def train(
         todo = documents
     together = len(todo) if group else TOGETHER
     work = Group(house, Loader(house), force, house.processes())
-    interrupted = None
+    interrupted, done = None, list[Document]()
     try:
         for start in range(0, len(todo), together or 1):
             with ExitStack() as locks:
@@ -88,6 +88,15 @@ def train(
                         if restart:
                             library.clear_workspace(current)
                         task = _unfinished(house, current, wanted, options)
+                        if (
+                            task is None
+                            and not (again or group)
+                            and as_wished(house, current, wanted, options, everything)
+                        ):
+                            if not _uncalibrated(house, current, wanted, options):
+                                done.append(document)  # by another process, or but for what a crash left behind
+                                continue
+                            task = _calibration(house, current)
                         if task is None:
                             old = None if restart else redline.begins_from(house, current, wanted, options.given)
                             recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
@@ -101,7 +110,7 @@ def train(
         interrupted = InterruptedRun(message, "The same command goes on from there.")
     finally:
         work.close()
-    skipped = tuple(document for document in documents if document not in todo)
+    skipped = tuple(document for document in documents if document not in todo or document in done)
     return TrainReport(tuple(work.trained), tuple(work.failed), skipped, interrupted)
 
 
@@ -122,6 +131,27 @@ def _of_group(house: House, wanted: Recipe, names: Sequence[str]) -> Recipe:
 
 
 def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
+    """Whether nothing is left to do: the document is trained as wished, and nothing stopped km between exam and end."""
+    return as_wished(house, document, wanted, options, everything) and not _uncalibrated(
+        house, document, wanted, options
+    )
+
+
+def _uncalibrated(house: House, document: Document, wanted: Recipe, options: RecipeOptions) -> bool:
+    """Whether the module was examined, and nobody knows yet how sure its answers are."""
+    module = house.library.module(document)
+    wished = wanted.exam or not options.given
+    return module is not None and wished and calibrating.missing(house, module)
+
+
+def _calibration(house: House, document: Document) -> Task:
+    """What is left to do for a module that is as wished, but for that."""
+    module = house.library.module(document)
+    assert module is not None
+    return Task(document, house.base_of(document, module), replace(module.recipe, exam_rounds=0), True, module)
+
+
+def as_wished(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
     """Whether the document is fresh, and trained as wished, as far as a wish was spoken.
 
     A document that is named is trained on the base of the settings; --all leaves alone what is fresh on another, unless
@@ -156,6 +186,11 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
     except (KeyError, TypeError):
         raise _damaged(document) from None
     module = house.library.module(document) if trained or begun_from else None
+    if begun_from and module and module.metrics.get("update", {}).get("from") == begun_from:
+        trained, begun_from = module.id, ""  # the module is kept already, and only that was not noted any more
+        if not exam.wanted(recipe):
+            house.library.clear_workspace(document)
+            return None
     if trained and module and module.id != trained:
         house.library.clear_workspace(document)
         return None
