@@ -26,6 +26,7 @@ from kmcli.cli.recipe_flags import (
     Objective,
     Overlap,
     Preset,
+    Ray,
     RecipeFile,
     Set,
     Teacher,
@@ -89,6 +90,7 @@ def train(
     model: Model = None,
     device: Device = None,
     processes: Processes = None,
+    ray: Ray = None,
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
@@ -122,7 +124,7 @@ def train(
     with opened(screen, **flags) as house:
         if estimate:
             return estimates.of_train(screen, house, names or [], everything, options, force or restart)
-        report = study.train(house, names or [], everything, options, force, restart)
+        report = study.train(house, names or [], everything, options, force, restart, ray)
     for trained in report.trained:
         _tell_trained(screen, trained)
     estimates.tell_skipped(screen, report.skipped)
@@ -225,6 +227,7 @@ def synth(
     ] = False,
     model: Model = None,
     device: Device = None,
+    ray: Ray = None,
 ) -> object:
     """Write study material only, without training on it.
 
@@ -263,7 +266,7 @@ def synth(
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         if estimate:
             return estimates.of_synth(screen, house, names, options, restart)
-        report = material.synth(house, names, options, force, restart)
+        report = material.synth(house, names, options, force, restart, ray)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]
         for one in report.written

@@ -11,6 +11,7 @@
     database.py   the SQLite file, its transactions and what its errors mean
     locks.py      one lock per document, across processes
     modules.py    Knowledge Modules: committed, replaced, read back
+    parcels.py    a document as data, for other machines to work on
     samples.py    study material: a file of JSON lines that only grows
     conversations.py  what was asked in km chat, and the answers
     check.py      what can be damaged, and mending what can be mended

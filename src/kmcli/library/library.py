@@ -188,6 +188,14 @@ class Library(Material):
             self._save(document, before)
         return document
 
+    def adopt(self, document: Document) -> Path:
+        """Record a document of another library as it is there; returns the folder that is to hold its files."""
+        folder = self._layout.document(document)
+        with files.explained(self.home), self._database.transaction():
+            files.make_folder(folder)
+            self._save(document, None)
+        return folder
+
     def found_at(self, document: Document, source: str) -> Document:
         """Note that the file a document was read from lies elsewhere now, so that a change of it there is an update."""
         with self._database.transaction():
@@ -254,16 +262,18 @@ class Library(Material):
         recipe: Recipe,
         metrics: Mapping[str, Any],
         cut: Sequence[Chunk] = (),
+        module_id: str = "",
     ) -> KnowledgeModule:
         """Make the finished files in a staging folder the document's module, in place of the one before.
 
         metrics: anything that JSON can hold. The module counts as trained on `document`'s text_sha256, in the chunks `cut`.
+        module_id: where another library has given it one already.
         Raises ValueError where the folder holds no weights in safetensors.
         """
         if not has_weights(folder):
             raise ValueError(f"{folder} holds no safetensors weights")
         with self.lock(document, "train"), files.explained(self.home):
-            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut)
+            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut, module_id)
             files.delete(self._layout.workspace(document))
         module = self.module(document)
         if module is None:  # its folder was taken away since it was moved there

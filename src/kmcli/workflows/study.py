@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kmcli import bases
+from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.library.layout import RUN
 from kmcli.types import Document, Event, Recipe
@@ -19,6 +20,7 @@ from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.standing import Standing
 from kmcli.workflows.task import Task, Trained
 
 
@@ -39,6 +41,7 @@ def train(
     options: RecipeOptions,
     force: bool = False,
     restart: bool = False,
+    ray: str | None = None,
 ) -> TrainReport:
     """Train documents that are named or tagged, or all that are not fresh, side by side in groups. One that fails does not
     stop the others.
@@ -46,8 +49,13 @@ def train(
     Of a document that has changed since its module was trained only what changed is studied, by the module's own recipe.
 
     force: also where the module is fresh, or the base cannot read the document. restart: begin again where a training
-    is unfinished, or the module is fresh, and from nothing where the document has changed.
+    is unfinished, or the module is fresh, and from nothing where the document has changed. ray: the address of the cluster
+    that does it, see `cluster.run`.
     """
+    if ray:
+        from kmcli.workflows import cluster, cluster_connection  # whose workers use this module
+
+        cluster_connection.check()
     if everything == bool(names):
         raise UsageError("name the documents to train, or say --all.", "For example: km train report")
     library = house.library
@@ -61,6 +69,17 @@ def train(
         for document in documents:
             _let_off(house, document)
     todo = [document for document in documents if again or not met(house, document, wanted, options, everything)]
+    working = {document.id for document in todo}
+    skipped = tuple(document for document in documents if document.id not in working)
+    if len(documents) > 1:
+        for one in documents:
+            state = "waiting" if one.id in working else "skipped"
+            house.report(Standing("train", document=one.name, state=state, words=one.words))
+    if ray and todo:
+        clear = library.clear_workspace if restart else None
+        done = cluster.run(house, "train", todo, wanted, options, ray, force, restart, clear)
+        finished = tuple(one for one in done.finished if isinstance(one, Trained))
+        return TrainReport(finished, tuple(done.failed), skipped, done.interrupted)
     group = Group(house, Loader(house), force, house.processes())
     interrupted = None
     try:
@@ -73,12 +92,7 @@ def train(
                         current = locks.enter_context(library.lock(document, "train"))
                         if restart:
                             library.clear_workspace(current)
-                        task = _unfinished(house, current, wanted, options)
-                        if task is None:
-                            old = None if restart else redline.begins_from(house, current, wanted, options.given)
-                            recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
-                            task = Task(current, default, recipe, False, update=old)
-                        group.write(task)
+                        group.write(task_of(house, current, default, wanted, options, restart))
                 group.train()
     except InterruptedRun as stopped:
         interrupted = stopped
@@ -87,8 +101,23 @@ def train(
         interrupted = InterruptedRun(message, "The same command goes on from there.")
     finally:
         group.close()
-    skipped = tuple(document for document in documents if document not in todo)
     return TrainReport(tuple(group.trained), tuple(group.failed), skipped, interrupted)
+
+
+def task_of(
+    house: House, document: Document, base: Base, wanted: Recipe, options: RecipeOptions, restart: bool = False
+) -> Task:
+    """What is to be done about a document: its unfinished training, or a new one, on what has changed or on all of it.
+
+    base: of the recipe `wanted`. Raises UsageError where the command line asks for another base or recipe than the
+    unfinished training has.
+    """
+    task = _unfinished(house, document, wanted, options)
+    if task is not None:
+        return task
+    old = None if restart else redline.begins_from(house, document, wanted, options.given)
+    recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
+    return Task(document, base, recipe, False, update=old)
 
 
 def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:

@@ -1,0 +1,66 @@
+"""Ray: found, connected to, let go, and what its errors mean."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from kmcli.errors import KmError, ResourceError, UsageError
+
+
+def check() -> None:
+    """Raises ResourceError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ResourceError("Ray is not installed.", "Install it with: pip install 'kmcli[ray]'")
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected. What it prints about lost workers goes nowhere: km says it."""
+    check()
+    if "://" in address:
+        raise UsageError(
+            f"{address} is not an address that km can use: it runs on a machine of the cluster.",
+            "Run it on the head node, with --ray auto.",
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started from here tells nobody of it
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            try:
+                ray.init(address=address, **quiet)
+            except ConnectionError:
+                if address != "auto":
+                    raise
+                ray.init(address="local", include_dashboard=False, **quiet)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise ResourceError(
+                f"no Ray cluster can be used at {address}: {_first_line(error)}",
+                "Is it running? ray status says so. With --ray auto one is found, or started on this machine.",
+            ) from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def reason(error: Exception) -> KmError:
+    """Why a batch broke off."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, KmError):
+        return cause
+    if cause is not None:
+        return KmError(f"its worker failed: {type(cause).__name__}: {_first_line(cause)}")
+    return ResourceError(
+        f"its worker was lost ({type(error).__name__}).",
+        "Was there too little memory? Ray's logs tell; the same command tries again.",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()
