@@ -2,8 +2,8 @@
 
 This process, the driver, holds the library: it alone locks, writes and commits. A task of Ray is a batch of documents
 (`cluster_worker.work_on`) and streams what it makes: parcels to go on from, then results. All of it is taken into the
-library when it comes, so there is no other state: a lost worker's documents go on from there on another one, and after a lost
-driver the same command does. A document that failed is tried again, by itself, up to three times.
+library when it comes, so there is no other state: a lost worker's documents go on from there on another one, and after a
+lost driver the same command does. A document that failed is tried again, by itself, up to three times.
 """
 
 from __future__ import annotations
