@@ -133,7 +133,7 @@ class Reporter:
         self._bars_off()
 
     def _for_table(self, event: Event) -> bool:
-        """Whether a table of documents has shown it. There is one as soon as a document is said to wait, or to be skipped."""
+        """Whether a table of documents has shown it: there is one once a document is said to wait, or to be skipped."""
         if self._table is None and getattr(event, "state", "") in ("waiting", "skipped"):
             from kmcli.cli.standings import Standings
 
