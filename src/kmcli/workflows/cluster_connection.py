@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -27,6 +28,8 @@ def connected(address: str) -> Iterator[Any]:
             "Run it on the head node, with --ray auto.",
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started from here tells nobody of it
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the lock of every document that is out is an open file
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
