@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-AT_WORK = {"writing": (0.0, 0.4), "training": (0.4, 0.9), "exam": (0.9, 1.0)}
-"""States, and which part of a document's work each is taken for: from, and to."""
+AT_WORK = {"writing": 0.4, "training": 0.5, "exam": 0.1}
+"""States in their order, and which part of a document's work each is taken for."""
 MOST = 16
 """Documents in the table; the others are counted."""
 AROUND = 4
 """Lines of the terminal that are left for what stands above the table, and below."""
 WIDE = 100
 """Columns from which on a document's figures are shown, and not the first alone."""
+ORDER = {state: place for place, state in enumerate(AT_WORK)}
 OTHERS = ("failed", "exam", "training", "writing", "waiting", "skipped")
 LINE_EVERY = 60.0
 """Seconds after which a plain line says how it goes, if nothing has ended since."""
@@ -34,30 +35,33 @@ LINE_EVERY = 60.0
 
 @dataclass(slots=True)
 class Row:
-    """A document. share: of its work that is done, where that is known; began, ended: seconds of the clock."""
+    """A document. fraction: of its state's work that is done, None where nothing is known; first: what was done of it by an
+    earlier run; began, ended: seconds of the clock."""
 
     name: str
     words: int
     state: str
     doing: str = ""
     figures: tuple[str, ...] = ()
-    share: float = 0.0
+    fraction: float | None = None
+    first: float = 0.0
     began: float | None = None
     ended: float | None = None
 
     def take(self, event: Standing, now: float) -> None:
         if event.state != self.state:
-            self.state, self.doing, self.figures = event.state, "", ()
+            self.state, self.doing, self.figures, self.fraction, self.first = event.state, "", (), None, 0.0
             if event.state in AT_WORK:
-                self.share = max(self.share, AT_WORK[event.state][0])
                 self.began = now if self.began is None else self.began
             elif event.state in ENDED:
-                self.ended, self.share = now, 1.0
+                self.ended = now
             else:
-                self.share, self.began = 0.0, None  # it has failed, and is tried again
+                self.began = None  # it has failed, and is tried again
         if event.total and event.done is not None and self.state in AT_WORK:
-            low, high = AT_WORK[self.state]
-            self.share = max(self.share, low + (high - low) * min(1.0, event.done / event.total))
+            fraction = min(1.0, event.done / event.total)
+            if self.fraction is None and self.state == "training":
+                self.first = fraction
+            self.fraction = max(self.fraction or 0.0, fraction)
             self.doing = f"{event.done:,.0f}/{event.total:,.0f}"
             self.figures = tuple(f"{name} {render.number(value)}" for name, value in event.numbers.items())
 
@@ -72,6 +76,8 @@ class Standings:
         self._rows: dict[str, Row] = {}
         self._follower = Follower()
         self._also = ""
+        self._spoken: Counter[tuple[str, bool]] = Counter()
+        """How often a state was left that had told how far it is, and how often one that had not."""
         self._live: Live | None = None
         self._told = False
 
@@ -93,6 +99,8 @@ class Standings:
         if row is None:
             row = self._rows[standing.document] = Row(standing.document, max(1, standing.words), standing.state)
         before = row.state
+        if standing.state != before and standing.state not in ("waiting", "failed"):
+            self._spoken[before, row.fraction is not None] += 1
         row.take(standing, now)
         if self._screen.animated:
             if row.state in AT_WORK:
@@ -133,12 +141,26 @@ class Standings:
 
     def remaining(self, now: float) -> float | None:
         """Seconds until all are done, by what has been done since the beginning; None where that is too little to say."""
-        todo = [row for row in self._rows.values() if row.state != "skipped"]
-        work = sum(row.words for row in todo)
-        done = sum(row.words * row.share for row in todo)
-        if done <= 0.01 * work or done >= work:
+        parts = {state: 0.0 if self._is_empty(state) else part for state, part in AT_WORK.items()}
+        whole = sum(parts.values()) or 1.0
+        todo = done = 0.0
+        for row in self._rows.values():
+            if row.state == "skipped":
+                continue
+            share = 1.0 if row.state in ENDED else 0.0
+            if row.state in AT_WORK:
+                passed = sum(part for state, part in parts.items() if ORDER[state] < ORDER[row.state])
+                share = (passed + parts[row.state] * (row.fraction or 0.0)) / whole
+            earlier = parts.get(row.state, 0.0) * row.first / whole
+            todo += row.words * (1.0 - earlier)
+            done += row.words * (share - earlier)
+        if done <= 0.01 * todo or done >= todo:
             return None
-        return (now - self._began) * (work - done) / done
+        return (now - self._began) * (todo - done) / done
+
+    def _is_empty(self, state: str) -> bool:
+        """Whether it mostly has nothing to do: all is written, or nothing is needed."""
+        return self._spoken[state, False] > self._spoken[state, True]
 
     def _window(self, room: int) -> list[Row]:
         """Those at work first, then those that ended last, then those that wait; in the order in which they were given."""
