@@ -19,6 +19,7 @@ import argparse
 import os
 import random
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,7 @@ class _Cluster:
 
     def __enter__(self) -> _Cluster:
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         try:
             import ray
         except ImportError:

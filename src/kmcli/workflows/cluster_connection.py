@@ -32,6 +32,7 @@ def connected(address: str) -> Iterator[Any]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the lock of every document that is out is an open file
     import ray
 
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or each failed attempt to connect is printed
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
@@ -40,11 +41,12 @@ def connected(address: str) -> Iterator[Any]:
             except ConnectionError:
                 if address != "auto":
                     raise
+                del os.environ["RAY_BACKEND_LOG_LEVEL"]
                 ray.init(address="local", include_dashboard=False, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ResourceError(
-                f"no Ray cluster can be used at {address}: {_first_line(error)}",
-                "Is it running? ray status says so. With --ray auto one is found, or started on this machine.",
+                f"no Ray cluster can be used at {address}: {_first_line(error).rstrip('.')}.",
+                "Is it running, and is its token here (ray get-auth-token)? ray status says so.",
             ) from None
         try:
             yield ray
