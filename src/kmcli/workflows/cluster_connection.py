@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import IO, Any
 
 from kmcli.errors import KmError, ResourceError, UsageError
 
@@ -32,17 +33,16 @@ def connected(address: str) -> Iterator[Any]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the lock of every document that is out is an open file
     import ray
 
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or each failed attempt to connect is printed
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
-            try:
-                ray.init(address=address, **quiet)
-            except ConnectionError:
-                if address != "auto":
-                    raise
-                del os.environ["RAY_BACKEND_LOG_LEVEL"]
-                ray.init(address="local", include_dashboard=False, **quiet)
+            with _silent(nowhere):
+                try:
+                    ray.init(address=address, **quiet)
+                except ConnectionError:
+                    if address != "auto":
+                        raise
+                    ray.init(address="local", include_dashboard=False, **quiet)
         except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ResourceError(
                 f"no Ray cluster can be used at {address}: {_first_line(error).rstrip('.')}.",
@@ -52,6 +52,19 @@ def connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _silent(nowhere: IO[str]) -> Iterator[None]:
+    """Within it nothing that this process writes to stderr is seen: Ray's own code prints each attempt to connect."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def reason(error: Exception) -> KmError:
