@@ -1,15 +1,16 @@
 """Documents a minute of two workers against one, under the same Ray cluster, each worker on a core of its own.
 
-    python -m bench.cluster [--documents 16] [--words 100] [--rounds 1] [--seed 0] [-- OPTIONS of km train]
+    python -m bench.cluster [--documents 12] [--words 100] [--rounds 1] [--seed 0] [-- OPTIONS of km train]
 
-A cluster of two places is started on this machine, without a dashboard. For each side a fresh copy of one library goes
-through `km train --all --ray ADDRESS`, a process of its own, as a person runs it: with one worker (something else holds the
-other place) and with two. Every worker process is kept on one core, the first on one and the second on another, and computes
-with one thread. The documents are of the embedded base's own world. Time is that of the whole command: to connect, to start
-workers that load torch and the base, to write, train and commit. Needs the extra `ray`, and two cores.
+A cluster of two places is started on this machine, without a dashboard. Each side is `km train --all --ray ADDRESS`, a
+process of its own, as a person runs it, over a library with so many documents a worker: with one worker (something else
+holds the other place) and with two. Every worker process is kept on one core, the first on one and the second on another,
+and computes with one thread. The documents are of the embedded base's own world. Time is that of the whole command: to
+connect, to start workers that load torch and the base, to write, train and commit. Every worker has as much to do on both
+sides, so that starting counts on both alike. Needs the extra `ray`, and two cores.
 
-Prints for each side documents, seconds, documents a minute and the processor seconds of its workers and of `km` itself: on a
-machine with other work these stay what they are, and say what each side did. `FIGURE efficiency` is the documents a minute
+Prints for each side documents, seconds, documents a minute and the processor seconds of its workers and of `km` itself: on
+a machine with other work these stay what they are, and say what each side did. `FIGURE efficiency` is the documents a minute
 of two workers over twice those of one; of several rounds the median.
 """
 
@@ -43,7 +44,7 @@ CLOCK = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--documents", type=int, default=16)
+    parser.add_argument("--documents", type=int, default=12)
     parser.add_argument("--words", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -53,11 +54,14 @@ def main() -> None:
     if len(cores) < 2:
         sys.exit("This needs two cores.")
     with tempfile.TemporaryDirectory() as folder:
-        library = _library(Path(folder), given.documents, given.words, given.seed)
+        libraries = {
+            workers: _library(Path(folder) / str(workers), workers * given.documents, given.words, given.seed)
+            for workers in (1, 2)
+        }
         ratios = []
         for number in range(1, given.rounds + 1):
             with _Cluster(cores) as cluster:
-                rates = [_side(cluster, library, given.documents, workers, given.options) for workers in (1, 2)]
+                rates = [_side(cluster, library, workers, given.options) for workers, library in libraries.items()]
             ratios.append(rates[1] / (2 * rates[0]))
             print(f"round {number}: {ratios[-1]:.3f} of twice the documents a minute")
     print(f"FIGURE efficiency {median(ratios):.3f}")
@@ -65,7 +69,7 @@ def main() -> None:
 
 def _library(folder: Path, count: int, words: int, seed: int) -> Path:
     texts, home = folder / "texts", folder / "library"
-    texts.mkdir()
+    texts.mkdir(parents=True)
     for number in range(count):
         made = from_world(random.Random(f"cluster {seed} {number}"), max(1, round(words / WORDS_PER_THING)), 3)
         (texts / f"document-{number:03}.txt").write_text(made.text)
@@ -73,9 +77,9 @@ def _library(folder: Path, count: int, words: int, seed: int) -> Path:
     return home
 
 
-def _side(cluster: _Cluster, library: Path, documents: int, workers: int, options: tuple[str, ...]) -> float:
+def _side(cluster: _Cluster, library: Path, workers: int, options: tuple[str, ...]) -> float:
     """Documents a minute."""
-    home = library.with_name(f"with-{workers}")
+    home, documents = library.with_name("work"), len(list((library / "documents").iterdir()))
     shutil.copytree(library, home)
     cluster.leave(workers)
     worked, driven, began = cluster.worked(), _children(), time.monotonic()
@@ -97,7 +101,8 @@ def _side(cluster: _Cluster, library: Path, documents: int, workers: int, option
 
 
 def _km(home: Path, *words: str) -> None:
-    process = subprocess.run([sys.executable, "-m", "kmcli", *words], env={**os.environ, "KM_HOME": str(home)})
+    command = [sys.executable, "-m", "kmcli", *words]
+    process = subprocess.run(command, env={**os.environ, "KM_HOME": str(home)}, stdout=subprocess.DEVNULL)
     if process.returncode:
         sys.exit(f"km {words[0]} ended with {process.returncode}.")
 
