@@ -89,6 +89,7 @@ _km() {
     "train --model") :; return ;;
     "train --device") _km_words auto cpu cuda mps; return ;;
     "train --processes") _km_words 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; return ;;
+    "train --ray") :; return ;;
     "ask --method") _km_words auto km rag full bare; return ;;
     "ask --weight") :; return ;;
     "ask --extractor") :; return ;;
@@ -173,10 +174,11 @@ _km() {
     "synth --task") :; return ;;
     "synth --model") :; return ;;
     "synth --device") _km_words auto cpu cuda mps; return ;;
+    "synth --ray") :; return ;;
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "compressor --set" | "compressor --model" | "compressor --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "compressor --set" | "compressor --model" | "compressor --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "train --ray" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device" | "synth --ray") index=$((index + 1)) ;;
       "$verb -"?* | "$verb @") ;;
       *) place=$((place + 1)) ;;
     esac
@@ -235,7 +237,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --objective --engine --teacher --distil-from --adapter --tokens --frozen --ratio --refine --group --init --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --no-exam --force --restart --estimate --model --device --processes --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --recipe --set --objective --engine --teacher --distil-from --adapter --tokens --frozen --ratio --refine --group --init --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --no-exam --force --restart --estimate --model --device --processes --ray --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_listed names ;;
       esac
@@ -312,7 +314,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --force --restart --show --export --import --task --estimate --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --force --restart --show --export --import --task --estimate --model --device --ray --json -q --quiet -h --help; return ;; esac
       case $place in
         *) _km_listed names ;;
       esac

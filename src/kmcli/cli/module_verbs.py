@@ -28,6 +28,7 @@ from kmcli.cli.recipe_flags import (
     Overlap,
     Preset,
     Ratio,
+    Ray,
     RecipeFile,
     Refine,
     Set,
@@ -95,6 +96,7 @@ def train(
     model: Model = None,
     device: Device = None,
     processes: Processes = None,
+    ray: Ray = None,
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
@@ -134,7 +136,7 @@ def train(
             )
         if estimate:
             return estimates.of_train(screen, house, names or [], everything, options, force or restart)
-        report = study.train(house, names or [], everything, options, force, restart, group)
+        report = study.train(house, names or [], everything, options, force, restart, group, ray)
     for trained in report.trained:
         _tell_trained(screen, trained)
     estimates.tell_skipped(screen, report.skipped)
@@ -237,6 +239,7 @@ def synth(
     ] = False,
     model: Model = None,
     device: Device = None,
+    ray: Ray = None,
 ) -> object:
     """Write study material only, without training on it.
 
@@ -275,7 +278,7 @@ def synth(
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         if estimate:
             return estimates.of_synth(screen, house, names, options, restart)
-        report = material.synth(house, names, options, force, restart)
+        report = material.synth(house, names, options, force, restart, ray)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]
         for one in report.written

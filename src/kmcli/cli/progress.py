@@ -16,6 +16,8 @@ from kmcli.types import Event
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from kmcli.cli.standings import Standings
+
 LINE_EVERY = 10.0
 """Seconds between the lines of a stage where there are no bars."""
 
@@ -85,6 +87,7 @@ class Reporter:
         self._ended: Event | None = None
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._table: Standings | None = None
 
     def __enter__(self) -> Reporter:
         return self
@@ -93,6 +96,8 @@ class Reporter:
         self.stop()
 
     def __call__(self, event: Event) -> None:
+        if self._for_table(event):
+            return
         if event.warning or (event.done is None and event.total is None):
             self._message(event)
             return
@@ -123,6 +128,20 @@ class Reporter:
         now = self._clock()
         for stage in list(self._stages.values()):
             self._finish(stage, now)
+        if self._table is not None:
+            self._table.stop()
+        self._bars_off()
+
+    def _for_table(self, event: Event) -> bool:
+        """Whether a table of documents has shown it: there is one once a document is said to wait, or to be skipped."""
+        if self._table is None and getattr(event, "state", "") in ("waiting", "skipped"):
+            from kmcli.cli.standings import Standings
+
+            self._bars_off()
+            self._table = Standings(self._screen, self._clock)
+        return self._table is not None and self._table.take(event)
+
+    def _bars_off(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -152,6 +171,8 @@ class Reporter:
         )
 
     def _line(self, text: str) -> None:
+        if self._table is not None and self._table.line(text):
+            return
         if self._bars is None:
             self._screen.remark(text)
         else:

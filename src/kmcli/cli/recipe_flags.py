@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 Preset = Annotated[
     str | None, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="On this Ray cluster; auto: the one that is found, else this machine."
+    ),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in TOML.")]
 Objective = Annotated[
     str | None,

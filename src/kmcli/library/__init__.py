@@ -12,6 +12,7 @@
     locks.py      one lock per document, across processes
     trained.py    what the Library has of Knowledge Modules, and those that are kept beside the one that answers
     modules.py    Knowledge Modules: committed, replaced, read back
+    parcels.py    a document as data, for other machines to work on
     samples.py    study material: a file of JSON lines that only grows
     conversations.py  what was asked in km chat, and the answers
     check.py      what can be damaged, and mending what can be mended

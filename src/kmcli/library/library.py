@@ -189,6 +189,14 @@ class Library(Trained):
             self._save(document, before)
         return document
 
+    def adopt(self, document: Document) -> Path:
+        """Record a document of another library as it is there; returns the folder that is to hold its files."""
+        folder = self._layout.document(document)
+        with files.explained(self.home), self._database.transaction():
+            files.make_folder(folder)
+            self._save(document, None)
+        return folder
+
     def found_at(self, document: Document, source: str) -> Document:
         """Note that the file a document was read from lies elsewhere now, so that a change of it there is an update."""
         with self._database.transaction():

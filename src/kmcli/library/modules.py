@@ -79,9 +79,11 @@ def commit(
     recipe: Recipe,
     metrics: Mapping[str, Any],
     cut: Sequence[Chunk],
+    module_id: str = "",
 ) -> None:
     """Move a finished folder into place, record it, and only then delete the module that it replaces."""
-    module_id, recipe_json, metrics_json = secrets.token_hex(8), _as_json(recipe.as_json()), _as_json(dict(metrics))
+    module_id = module_id or secrets.token_hex(8)
+    recipe_json, metrics_json = _as_json(recipe.as_json()), _as_json(dict(metrics))
     if cut:
         files.write(folder / CHUNKS, json.dumps([dataclasses.asdict(chunk) for chunk in cut]).encode())
     files.write(folder / "recipe.json", recipe_json.encode())

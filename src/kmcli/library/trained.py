@@ -35,16 +35,18 @@ class Trained(Material):
         recipe: Recipe,
         metrics: Mapping[str, Any],
         cut: Sequence[Chunk] = (),
+        module_id: str = "",
     ) -> KnowledgeModule:
         """Make the finished files in a staging folder the document's module, in place of the one before.
 
         metrics: anything that JSON can hold. The module counts as trained on `document`'s text_sha256, in the chunks `cut`.
+        module_id: where another library has given it one already.
         Raises ValueError where the folder holds no weights in safetensors.
         """
         if not has_weights(folder):
             raise ValueError(f"{folder} holds no safetensors weights")
         with self.lock(document, "train"), files.explained(self._layout.home):
-            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut)
+            modules.commit(self._layout, self._database, document, folder, recipe, metrics, cut, module_id)
             files.delete(self._layout.workspace(document))
         module = self.module(document)
         if module is None:  # its folder was taken away since it was moved there

@@ -23,6 +23,7 @@ from kmcli.workflows.batch import Loader
 from kmcli.workflows.course import Course
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import write_missing
+from kmcli.workflows.standing import Standing
 from kmcli.workflows.task import Task, Trained, remember, took
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
@@ -57,11 +58,16 @@ class Group:
 
     def _fail(self, document: Document, error: KmError) -> None:
         self.failed.append(Failure(document.name, error))
+        self._stand(document, "failed")
+
+    def _stand(self, document: Document, state: str) -> None:
+        self._house.report(Standing("train", document=document.name, state=state))
 
     def write(self, task: Task) -> None:
         """Write what is missing of a document's material; `train` trains on it."""
         started = time.monotonic()
         house, document, recipe = self._house, task.document, task.recipe
+        self._stand(document, "writing")
         if task.module:
             house.report(Event("exam", f"going on with the exam of {document.name}"))
         else:
@@ -101,11 +107,17 @@ class Group:
             for start in range(0, len(jobs), max(1, len(jobs)) if group else size):
                 self._train(loaded, dict(list(jobs.items())[start : start + size]))
             for task in mine:
+                if task.module:
+                    self._stand(task.document, "exam")
                 examined.examine(self._house, loaded, task)
                 if task.course and task.course.over:
                     self._keep(task, task.course)
             del loaded  # another model may write
             self._study_again(mine, size)
+        failed = {failure.source for failure in self.failed}
+        for task in tasks:
+            if task.document.name not in failed:
+                self._stand(task.document, "done")
 
     def close(self) -> None:
         """End what writes."""
@@ -118,6 +130,7 @@ class Group:
         jobs: dict[Job, Task] = {}
         for task in tasks:
             started = time.monotonic()
+            self._stand(task.document, "training")
             with self.failing(task.document), self._refusing(task):
                 jobs[self._job(task)] = task
             task.seconds += time.monotonic() - started

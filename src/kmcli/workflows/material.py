@@ -68,15 +68,30 @@ class SynthReport:
 
 
 def synth(
-    house: House, names: Sequence[str], options: RecipeOptions, force: bool = False, restart: bool = False
+    house: House,
+    names: Sequence[str],
+    options: RecipeOptions,
+    force: bool = False,
+    restart: bool = False,
+    ray: str | None = None,
 ) -> SynthReport:
     """Write the study material that is missing. A document that fails does not stop the others.
 
-    force: also where the base cannot read the document. restart: throw away what there is first.
+    force: also where the base cannot read the document. restart: throw away what there is first. ray: the address of the
+    cluster that does it, see `cluster.run`.
     """
+    if ray:
+        from kmcli.workflows import cluster, cluster_connection  # whose workers use this module
+
+        cluster_connection.check()
     documents = find_all(house.library, names)
     base = house.base()
     recipe = recipe_for(house, base, options)
+    if ray:
+        clear = house.library.drop_samples if restart else None
+        done = cluster.run(house, "synth", documents, recipe, options, ray, force, restart, clear)
+        finished = tuple(one for one in done.finished if isinstance(one, Synthesised))
+        return SynthReport(finished, tuple(done.failed), done.interrupted)
     with open_writer(house, Loader(house), base, recipe) as writer:
 
         def one(document: Document) -> Synthesised:

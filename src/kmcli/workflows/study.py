@@ -11,6 +11,7 @@ from typing import Any
 
 from kmcli import bases
 from kmcli.adapters import ADAPTERS
+from kmcli.bases import Base
 from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.library.layout import RUN
 from kmcli.objectives import OBJECTIVES
@@ -23,6 +24,7 @@ from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import find_all
 from kmcli.workflows.reading import Foreign
+from kmcli.workflows.standing import Standing
 from kmcli.workflows.task import Task, Trained
 
 
@@ -44,6 +46,7 @@ def train(
     force: bool = False,
     restart: bool = False,
     group: bool = False,
+    ray: str | None = None,
 ) -> TrainReport:
     """Train documents that are named or tagged, or all that are not fresh, side by side in groups. One that fails does not
     stop the others.
@@ -52,8 +55,12 @@ def train(
 
     force: also where the module is fresh, or the base cannot read the document. restart: begin again where a training
     is unfinished, or the module is fresh, and from nothing where the document has changed. group: one adapter for all of
-    them; each is trained again where one is not fresh.
+    them; each is trained again where one is not fresh. ray: the address of the cluster that does it, see `cluster.run`.
     """
+    if ray:
+        from kmcli.workflows import cluster, cluster_connection  # whose workers use this module
+
+        cluster_connection.check()
     if everything == bool(names):
         raise UsageError("name the documents to train, or say --all.", "For example: km train report")
     library = house.library
@@ -74,9 +81,20 @@ def train(
     Foreign(house, default.path).tell_of(todo)
     if group and todo:
         todo = documents
+    working = {document.id for document in todo}
+    skipped = [document for document in documents if document.id not in working]
+    if len(documents) > 1:
+        for one in documents:
+            state = "waiting" if one.id in working else "skipped"
+            house.report(Standing("train", document=one.name, state=state, words=one.words))
+    if ray and todo:
+        clear = library.clear_workspace if restart else None
+        done = cluster.run(house, "train", todo, wanted, options, ray, force, restart, clear)
+        finished = tuple(one for one in done.finished if isinstance(one, Trained))
+        return TrainReport(finished, tuple(done.failed), tuple(skipped), done.interrupted)
     together = len(todo) if group else TOGETHER
     work = Group(house, Loader(house), force, house.processes())
-    interrupted, done = None, list[Document]()
+    interrupted = None
     try:
         for start in range(0, len(todo), together or 1):
             with ExitStack() as locks:
@@ -87,20 +105,10 @@ def train(
                         current = locks.enter_context(library.lock(document, "train"))
                         if restart:
                             library.clear_workspace(current)
-                        task = _unfinished(house, current, wanted, options)
-                        if (
-                            task is None
-                            and not (again or group)
-                            and as_wished(house, current, wanted, options, everything)
-                        ):
-                            if not _uncalibrated(house, current, wanted, options):
-                                done.append(document)  # by another process, or but for what a crash left behind
-                                continue
-                            task = _calibration(house, current)
+                        task = task_of(house, current, default, wanted, options, restart, again or group, everything)
                         if task is None:
-                            old = None if restart else redline.begins_from(house, current, wanted, options.given)
-                            recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
-                            task = Task(current, default, recipe, False, update=old)
+                            skipped.append(document)  # trained by another process, or but for what a crash left behind
+                            continue
                         work.write(task)
                 work.train()
     except InterruptedRun as stopped:
@@ -110,8 +118,7 @@ def train(
         interrupted = InterruptedRun(message, "The same command goes on from there.")
     finally:
         work.close()
-    skipped = tuple(document for document in documents if document not in todo or document in done)
-    return TrainReport(tuple(work.trained), tuple(work.failed), skipped, interrupted)
+    return TrainReport(tuple(work.trained), tuple(work.failed), tuple(skipped), interrupted)
 
 
 def _of_group(house: House, wanted: Recipe, names: Sequence[str]) -> Recipe:
@@ -128,6 +135,39 @@ def _of_group(house: House, wanted: Recipe, names: Sequence[str]) -> Recipe:
     if house.processes() > 1:
         raise UsageError("a group is trained by one process.", "Leave --processes out.")
     return replace(wanted, group=",".join(names))
+
+
+def task_of(
+    house: House,
+    document: Document,
+    base: Base,
+    wanted: Recipe,
+    options: RecipeOptions,
+    restart: bool = False,
+    again: bool = False,
+    everything: bool = False,
+) -> Task | None:
+    """What is to be done about a document: its unfinished training, the calibration that a stop has left out, or a new
+    training, on what has changed or on all of it; None where nothing is left.
+
+    base: of the recipe `wanted`. again: it is trained again where nothing is left. Raises UsageError where the command line
+    asks for another base or recipe than the unfinished training has.
+    """
+    task = _unfinished(house, document, wanted, options)
+    if task is not None:
+        return task
+    if not again and as_wished(house, document, wanted, options, everything):
+        return _calibration(house, document) if _uncalibrated(house, document, wanted, options) else None
+    return anew(house, document, base, wanted, options, restart)
+
+
+def anew(
+    house: House, document: Document, base: Base, wanted: Recipe, options: RecipeOptions, restart: bool = False
+) -> Task:
+    """A new training, on what has changed or on all of it."""
+    old = None if restart else redline.begins_from(house, document, wanted, options.given)
+    recipe = redline.recipe_of(old, wanted, options.given) if old else wanted
+    return Task(document, base, recipe, False, update=old)
 
 
 def met(house: House, document: Document, wanted: Recipe, options: RecipeOptions, everything: bool) -> bool:
