@@ -319,7 +319,7 @@ _km() {
     man)
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
-        0) _km_words add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval extractor synth ;;
+        0) _km_words add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval extractor synth config-file exit-codes ;;
       esac
       ;;
     completion)

@@ -1,6 +1,6 @@
 # fish completion for km. Generated: change the commands instead.
 
-function __km_beginning  # the lines of $argv[1] that match $argv[2] and begin like the word, or else all that match
+function __km_beginning  # of file $argv[1] the lines that match $argv[2] and begin like the word; if none, all
     set -l begin (string escape --style=regex -- (commandline -ct))
     string match -ri -- "^$argv[2]$begin.*" <$argv[1]
     or string match -r -- "^$argv[2].*" <$argv[1]
@@ -285,7 +285,7 @@ complete -c km -n __fish_use_subcommand -a man -d 'Show the manual'
 complete -c km -n '__km_is man' -l json -d 'Print the result as one JSON object.'
 complete -c km -n '__km_is man' -s q -l quiet -d 'No progress and no messages; errors and warnings only.'
 complete -c km -n '__km_is man' -s h -l help -d 'Show this message and exit.'
-complete -c km -n '__km_is man' -a 'add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval extractor synth'
+complete -c km -n '__km_is man' -a 'add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval extractor synth config-file exit-codes'
 
 complete -c km -n __fish_use_subcommand -a completion -d 'Print a shell\'s completion script'
 complete -c km -n '__km_is completion' -l json -d 'Print the result as one JSON object.'

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from kmcli import config
+from kmcli.cli import manpage
 from kmcli.cli.app import arguments, grouped, options
 from kmcli.types import AdapterName, ObjectiveName, TaskName
 
@@ -110,7 +111,7 @@ def _value(param: Any, verbs: tuple[str, ...]) -> Value | None:
         "FOLDER": Value("file"),
         "PATH": Value("file"),
         "KEY": Value("word", tuple(config.SETTINGS)),
-        "COMMAND": Value("word", verbs),
+        "COMMAND": Value("word", (*verbs, *manpage.TOPICS)),
         "OLD": Value("name"),
         "DOCUMENT": Value("names"),
         "TAG": Value("tag"),

@@ -97,7 +97,7 @@ def fish(found: Sequence[Command]) -> str:
     lines = [
         "# fish completion for km. Generated: change the commands instead.",
         "",
-        "function __km_beginning  # the lines of $argv[1] that match $argv[2] and begin like the word, or else all that match",
+        "function __km_beginning  # of file $argv[1] the lines that match $argv[2] and begin like the word; if none, all",
         "    set -l begin (string escape --style=regex -- (commandline -ct))",
         '    string match -ri -- "^$argv[2]$begin.*" <$argv[1]',
         '    or string match -r -- "^$argv[2].*" <$argv[1]',
