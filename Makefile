@@ -2,12 +2,15 @@
 # make test   sets up, runs the checks and all tests
 # make check  the checks and tests of `make test`, in the environment that is there
 # make reliability  every step of every verb cut and failed, and eight processes at once: docs/reliability.md
+# make matrix      the wheel with the lowest and the newest versions of what it needs; needs uv, and gigabytes
+# make coverage    lines and branches that the tests run
+# make mutation    how many small mistakes the tests of objectives, parsers and metrics notice
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint docs reliability clean
+.PHONY: demo test check lint docs reliability matrix coverage mutation clean
 
 demo: $(INSTALLED)
 	VENV=$(VENV) bash examples/demo.sh
@@ -26,6 +29,18 @@ lint: $(INSTALLED)
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py
+
+matrix: $(INSTALLED)
+	$(BIN)/python tests/matrix.py
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
+	$(BIN)/python -m coverage run --branch --source=src/kmcli --parallel-mode -m pytest -p no:xdist
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+mutation: $(INSTALLED)
+	$(BIN)/python tests/mutation.py
 
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate
