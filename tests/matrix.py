@@ -61,7 +61,9 @@ def run(given: argparse.Namespace, folder: Path) -> int:
     for python in given.pythons:
         for resolution in given.resolutions:
             environment = folder / f"{python}-{resolution}"
-            passed, told = tried(python, resolution, wheel, environment, links, given.tests)
+            passed, told = tried(
+                *(python, resolution, wheel, project["dependencies"], environment, links, given.tests)
+            )
             failed += not passed
             print(f"Python {python}, {resolution}: {told}", flush=True)
             if resolution == "lowest-direct" and passed:
@@ -76,14 +78,20 @@ def run(given: argparse.Namespace, folder: Path) -> int:
 
 
 def tried(
-    python: str, resolution: str, wheel: str, environment: Path, links: Sequence[str], tests: Sequence[str]
+    python: str,
+    resolution: str,
+    wheel: str,
+    dependencies: Sequence[str],
+    environment: Path,
+    links: Sequence[str],
+    tests: Sequence[str],
 ) -> tuple[bool, str]:
     """Whether the tests pass there, and pytest's last line, or why there was no test."""
     own = environment / "bin" / "python"
     install = ["uv", "pip", "install", "--quiet", "--python", str(own), *links]
     for words in (
         ["uv", "venv", "--quiet", "--clear", "--python", python, str(environment)],
-        [*install, "--resolution", resolution, wheel],
+        [*install, "--resolution", resolution, wheel, *dependencies],  # named, or the lowest would be the wheel's alone
         [*install, *TESTING],
     ):
         result = done(words)
