@@ -61,9 +61,7 @@ def run(given: argparse.Namespace, folder: Path) -> int:
     for python in given.pythons:
         for resolution in given.resolutions:
             environment = folder / f"{python}-{resolution}"
-            passed, told = tried(
-                *(python, resolution, wheel, project["dependencies"], environment, links, given.tests)
-            )
+            passed, told = tried(*(python, resolution, wheel, project["dependencies"], environment, links, given.tests))
             failed += not passed
             print(f"Python {python}, {resolution}: {told}", flush=True)
             if resolution == "lowest-direct" and passed:
