@@ -95,7 +95,7 @@ def tried(
         result = done(words)
         if result.returncode:
             return False, last(result)
-    result = done([str(own), "-m", "pytest", "-q", "--no-header", *tests], OMP_NUM_THREADS="1")
+    result = done([str(own), "-m", "pytest", "--no-header", *tests], OMP_NUM_THREADS="1")
     return result.returncode == 0, last(result)
 
 

@@ -38,7 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "objectives/windows.py": ("test_views",),
     "objectives/predicted.py": ("test_predicted",),
     "objectives/losses.py": ("test_losses",),
-    "objectives/fused.py": ("test_losses", "test_top_k"),
+    "objectives/fused.py": ("test_losses", "test_top_k", "test_training_slices"),
     "objectives/top_k.py": ("test_top_k",),
 }
 """Files of src/kmcli, and the files of tests that speak of them."""

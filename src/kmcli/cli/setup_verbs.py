@@ -69,7 +69,9 @@ def config_(
     if action == "show" or key is None:
         resolved = config.resolve()
         screen.table(
-            [[name, one.value or "-", one.origin] for name, one in resolved.items()], ["SETTING", "VALUE", "FROM"], flex=2
+            [[name, one.value or "-", one.origin] for name, one in resolved.items()],
+            ["SETTING", "VALUE", "FROM"],
+            flex=2,
         )
         return render.as_data(resolved)
     if action == "get":
