@@ -133,8 +133,8 @@ def _change(node: Any) -> bool:
     elif isinstance(node, ast.BoolOp):
         node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
     elif isinstance(node, ast.UnaryOp):
-        if not isinstance(node.op, (ast.Not, ast.USub)):
-            return False
+        if not isinstance(node.op, (ast.Not, ast.USub)) or isinstance(node.operand, ast.Constant):
+            return False  # a constant is changed itself: -1 for +1 is the same axis of a matrix
         if isinstance(node.op, ast.USub):
             node.op = ast.UAdd()
         else:
