@@ -2,13 +2,16 @@
 # make test   sets up, runs the checks and all tests
 # make check  the checks and tests of `make test`, in the environment that is there
 # make reliability  every step of every verb cut and failed, eight processes at once, a server under load: docs/reliability.md
-# make audit  the installed packages against the public list of known holes; needs the network
+# make audit       the installed packages against the public list of known holes; needs the network
+# make matrix      the wheel with the lowest and the newest versions of what it needs; needs uv, and gigabytes
+# make coverage    lines and branches that the tests run
+# make mutation    how many small mistakes the tests of objectives, parsers and metrics notice
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint docs reliability audit clean
+.PHONY: demo test check lint docs reliability audit matrix coverage mutation clean
 
 demo: $(INSTALLED)
 	VENV=$(VENV) bash examples/demo.sh
@@ -34,6 +37,18 @@ audit: $(INSTALLED)
 	PYTHONPATH=$(VENV)/.audit $(BIN)/python -m pip_audit --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		|| { echo "make audit: a package above has a known hole, or its list cannot be reached (it needs the network)"; exit 1; }
 
+matrix: $(INSTALLED)
+	$(BIN)/python tests/matrix.py
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
+	$(BIN)/python -m coverage run --branch --source=src/kmcli --parallel-mode -m pytest -p no:xdist
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+mutation: $(INSTALLED)
+	$(BIN)/python tests/mutation.py
+
 docs: $(INSTALLED)
 	$(BIN)/python -m kmcli.cli.generate
 
@@ -50,4 +65,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

@@ -111,7 +111,7 @@ def test_a_closed_pipe_is_quiet() -> None:
         (["config", "set", "model"], "km: km config set takes KEY and VALUE."),
         (["config", "path", "x"], "km: km config path takes nothing more."),
         (["config", "get", "modle"], "km: there is no setting 'modle'. Did you mean model?"),
-        (["man", "tran"], "km: there is no command 'tran'. Did you mean train?"),
+        (["man", "tran"], "km: there is no page 'tran'. Did you mean train?"),
         (["completion", "csh"], "km: invalid value for 'SHELL': 'csh' is not one of 'bash', 'zsh', 'fish'."),
     ],
 )

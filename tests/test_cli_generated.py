@@ -11,7 +11,7 @@ import pytest
 
 from cli_cases import Km, command, environment, runner
 from kmcli.cli import boundary, completion, generate, manpage
-from kmcli.cli.app import GROUPS, app, grouped
+from kmcli.cli.app import FIRST, GROUPS, app, grouped
 from kmcli.cli.boundary import tree
 from kmcli.errors import EXIT_CODES
 
@@ -37,7 +37,10 @@ def test_generate_writes_and_check_notices(tmp_path: Path, monkeypatch: pytest.M
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
     assert not (tmp_path / "man" / "km-gone.1").exists()
-    assert {path.name for path in (tmp_path / "man").iterdir()} == {"km.1", *(f"km-{verb}.1" for verb in VERBS)}
+    assert {path.name for path in (tmp_path / "man").iterdir()} == {
+        *("km.1", "km-config.5", "km-exit-codes.7"),
+        *(f"km-{verb}.1" for verb in VERBS),
+    }
     assert {path.name for path in (tmp_path / "completions").iterdir()} == {"km.bash", "_km", "km.fish"}
     readme = (tmp_path / "README.md").read_text()
     assert readme.startswith("# km\n<!-- commands -->\n| command |")
@@ -46,15 +49,24 @@ def test_generate_writes_and_check_notices(tmp_path: Path, monkeypatch: pytest.M
     assert "\nold\n" not in readme
 
 
-def test_help_fits_a_screen_and_groups_the_verbs(km: Km) -> None:
+def test_help_fits_a_screen_and_names_every_verb(km: Km) -> None:
     lines = km("--help").out.splitlines()
-    assert len(lines) <= 46
+    assert len(lines) <= 23  # and the prompt below them
     assert max(map(len, lines)) <= 80
     assert not any(line.endswith("...") for line in lines)
-    headings = [line[:-1] for line in lines if line.endswith(":") and line[:-1] in GROUPS]
-    assert headings == list(GROUPS)
-    listed = [line.split()[0] for line in lines[lines.index("Library:") :] if line.startswith("  ")]
-    assert listed == VERBS
+    headings = [line for line in lines if not line.startswith(" ")][1:]
+    headings.remove("")
+    headings.remove("")
+    assert [heading.partition(" (")[0] for heading in headings] == list(GROUPS)
+    shown = [line.split()[0] for line in lines[lines.index(headings[0]) :] if line.startswith("  ")]
+    assert shown == list(FIRST)
+    assert len(shown) == 12
+    others = [
+        name for heading in headings for name in re.findall(r"[a-z]+", heading.partition("(")[2]) if name != "also"
+    ]
+    assert sorted(shown + others) == sorted(VERBS)
+    research = headings[-1]
+    assert all(name in research for name in ("synth", "eval", "extractor"))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -78,7 +90,9 @@ def test_aliases_work_and_are_hidden(km: Km, alias: str) -> None:
 def test_the_manual_has_the_exit_codes_and_every_option(km: Km) -> None:
     text = km("man").out
     for code, meaning in EXIT_CODES.items():
-        assert f"    {code}\n        {meaning}" in text
+        assert f"    {code}\n        {meaning[:1].upper()}{meaning[1:]}." in text
+    assert text.split("EXIT STATUS")[1].split("\n\n")[0] in km("man", "exit-codes").out
+    assert "KM_MODEL" in km("man", "config-file").out
     page = km("man", "train").out
     assert "km train [OPTIONS] [NAME...]" in page
     for option in ("--all", "--preset PRESET", "--set KEY=VALUE", "--restart", "-h, --help"):
@@ -95,12 +109,18 @@ def test_roff_escapes() -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
-@pytest.mark.parametrize("page", ["km", "km-train", "km-ask", "km-completion"])
+@pytest.mark.parametrize("page", ["km.1", "km-train.1", "km-completion.1", "km-config.5", "km-exit-codes.7"])
 def test_man_has_no_complaint(page: str) -> None:
-    words = ["man", "--warnings", "-l", str(ROOT / "man" / f"{page}.1")]
+    words = ["man", "--warnings", "-l", str(ROOT / "man" / page)]
     done = subprocess.run(words, capture_output=True, text=True, env=environment(MANWIDTH="80", LC_ALL="C.UTF-8"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert page.upper() in done.stdout
+    assert page.upper().replace(".", "(") in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+def test_mandoc_has_no_complaint() -> None:
+    pages = sorted(map(str, (ROOT / "man").iterdir()))
+    assert subprocess.run(["mandoc", "-T", "lint", *pages], capture_output=True, text=True).stdout == ""
 
 
 # --- completion

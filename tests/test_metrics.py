@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmcli.errors import UsageError
-from kmcli.evaluation.metrics import bootstrap, exact_match, gap_closed, normalise, paired_p, token_f1
+from kmcli.evaluation.metrics import (
+    among,
+    bootstrap,
+    contrasts,
+    exact_match,
+    gap_closed,
+    holm,
+    normalise,
+    paired_p,
+    token_f1,
+)
 from kmcli.evaluation.questions import read_questions
 from kmcli.types import Question
 
@@ -177,3 +187,38 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         read_questions(binary)
+
+
+def test_the_interval_draws_every_value_and_is_symmetric_about_a_symmetric_mean() -> None:
+    score = bootstrap([0.0, 1.0])  # means of two draws: 0, 0.5 or 1
+    assert (score.mean, score.low, score.high, score.n) == (0.5, 0.0, 1.0, 2)
+    first_counts = bootstrap([1.0, *[0.0] * 9])
+    assert first_counts.mean == pytest.approx(0.1)
+    assert first_counts.high >= 0.2
+    assert bootstrap([0.0, 0.5, 1.0, 0.2]) == bootstrap([0.0, 0.5, 1.0, 0.2], 0, 2000)
+    assert bootstrap([0.0, 0.5, 1.0, 0.2], 1, 5) != bootstrap([0.0, 0.5, 1.0, 0.2], 2, 5)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([]) == []
+    assert holm([0.04]) == [0.04]
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # the largest is no less than the one before
+    assert holm([0.5, 0.6, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
+    assert holm([0.0, 0.02]) == pytest.approx([0.0, 0.02])
+
+
+def test_among_leaves_out_what_was_not_tested() -> None:
+    assert among({"a": 0.02, "b": None, "c": 0.03}) == pytest.approx({"a": 0.04, "c": 0.04})
+    assert among({"a": None}) == {}
+
+
+def test_contrasts_are_differences_adjusted_for_their_number() -> None:
+    values = {"km": [1.0] * 10, "rag": [0.0] * 10, "bare": [0.0] * 5 + [1.0] * 5}
+    first, second = contrasts(values, [("km", "rag"), ("rag", "bare")])
+    assert (first.first, first.second) == ("km", "rag")
+    assert (first.difference.mean, first.difference.low, first.difference.high) == (1.0, 1.0, 1.0)
+    assert first.p == paired_p(values["km"], values["rag"])
+    assert second.difference.mean == -0.5
+    assert first.p_holm == pytest.approx(2 * first.p)
+    assert second.p_holm == second.p
+    assert second.p == pytest.approx(2 / 32, abs=0.02)

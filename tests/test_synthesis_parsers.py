@@ -245,3 +245,28 @@ def test_questions_written_in_a_known_form_are_read_back(made: list[str], form: 
 )
 def test_every_sentence_may_begin_with_a_capital(answer: str, stands: bool) -> None:
     assert grounded(answer, CHUNK, sentences=True) == stands
+
+
+def test_limits_of_names_and_messages_are_inclusive() -> None:
+    longest = "N" + "a" * 79
+    assert [draft.prompt for draft in names(longest, True, f"It is {longest}.")] == [longest]
+    assert names(longest + "a", True, f"It is {longest}a.") == []
+    assert names("B", True, "B is a letter.") == []
+    for size, kept in ((19, False), (20, True), (1500, True), (1501, False)):
+        text = "Write a poem".ljust(size - 1, "x") + "."
+        assert [draft.prompt for draft in message(text, True)] == ([text] if kept else []), size
+
+
+@pytest.mark.parametrize("quotes", ['""', "''", "“”", "«»", "``"])
+def test_quotes_around_the_whole_are_taken_off(quotes: str) -> None:
+    said = "Write a long poem about the mill."
+    assert message(f"{quotes[0]}{said}{quotes[1]}", True) == [Draft(said)]
+    assert (
+        message(f"{quotes[0]}Write{quotes[1]} and {quotes[0]}read about the mill{quotes[1]}", True)[0].prompt[0]
+        == quotes[0]
+    )
+    assert names(f"{quotes[0]}Bo{quotes[1]}", True, CHUNK) == [Draft("Bo")]
+
+
+def test_a_draft_has_no_response_unless_it_is_given() -> None:
+    assert (Draft("Bo").prompt, Draft("Bo").response) == ("Bo", "")

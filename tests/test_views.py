@@ -21,6 +21,7 @@ from kmcli.objectives.views import (
     instruction_first,
     opening_size,
     second_part,
+    unaided,
     whole_window,
 )
 from kmcli.objectives.windows import Window, split, windows
@@ -79,6 +80,44 @@ def test_the_position_that_predicts_the_first_response_token_is_scored(tiny: Loa
             alone = tiny.model(input_ids=torch.tensor([ids[:before]]), use_cache=False).logits[0, -1]
         torch.testing.assert_close(logits(tiny.model, states[-1])[0], alone, rtol=1e-4, atol=1e-4)
         assert states.shape == (2, sum(mask), 64)
+
+
+def test_unaided_both_read_the_prompt_alone(tiny: Loaded) -> None:
+    one = sample(1, prompt="Who built it?", response="Ann")
+    view, learnt = unaided(one, CHUNK, tiny), chunk_in_context(one, CHUNK, tiny)
+    assert (view.student_ids, view.student_mask) == (learnt.student_ids, learnt.student_mask)
+    assert teacher_side(view) == (learnt.student_ids, learnt.student_mask)
+
+
+def test_what_does_not_fit_in_the_context_is_left_out_at_the_end(tiny: Loaded) -> None:
+    one = sample(1, prompt="Who built it?", response="Ann of Oslo")
+    for view in (instruction_first, chunk_in_context):
+        whole = view(one, CHUNK, tiny)
+        longest = max(len(whole.student_ids), len(whole.teacher_ids or []))
+        for less in (0, 1, 3):
+            cut = view(one, CHUNK, cast(Loaded, replace(tiny, base=replace(tiny.base, context=longest - less))))
+            assert cut.student_ids == whole.student_ids[: len(whole.student_ids) - less]
+        beginning = whole.student_mask.index(True)
+        none = view(one, CHUNK, cast(Loaded, replace(tiny, base=replace(tiny.base, context=2))))
+        assert none.student_ids == whole.student_ids[:beginning]
+        assert not any(none.student_mask)
+
+
+def test_the_objectives_that_differ_in_a_number_or_a_task() -> None:
+    found = {
+        name: (getattr(one, "tasks", None), getattr(one, "renews", None), getattr(one, "share", None))
+        for name, one in OBJECTIVES.items()
+    }
+    assert found == {
+        "dcd": ((), False, 1.0),
+        "sdcd": (("summary",), False, 1.0),
+        "ddcd": (None, None, None),
+        "lm": (None, None, None),
+        "pit": ((), False, 1.0),
+        "skd": ((), True, 1.0),
+        "keep": ((), False, 0.25),
+    }
+    assert (getattr(OBJECTIVES["ddcd"], "context", None), getattr(OBJECTIVES["lm"], "context", None)) == (0.5, 0.0)
 
 
 def test_pre_instruction_tuning_scores_all_after_the_prompt(tiny: Loaded) -> None:

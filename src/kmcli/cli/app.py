@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,13 +18,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kmcli.cli.progress import Reporter
-from kmcli.cli.screen import Screen
+from kmcli.cli.screen import Screen, may_style, styled
 from kmcli.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from kmcli.workflows.house import House
 
 GROUPS = ("Library", "Knowledge Modules", "Use", "Share", "Setup", "Research")
+FIRST = ("add", "ls", "show", "train", "ask", "chat", "compare", "search", "serve", "export", "models", "doctor")
+"""The verbs that km --help explains; it names the others beside them, so that all of it is one screen of 24 lines."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no messages; errors and warnings only.")]
@@ -69,19 +72,26 @@ class Verb(Fitting, TyperCommand):
 
 
 class Verbs(Fitting, TyperGroup):
-    """The top command: lists its verbs by group, and suggests the nearest one for a verb that does not exist."""
+    """The top command: shows its verbs by group, and suggests the nearest one for a verb that does not exist."""
 
     command_class = Verb
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return ["[OPTIONS] COMMAND [ARGUMENTS]"]
+        return ["[-h] [--version] COMMAND [ARGUMENTS]"]
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The verbs; the two options stand in the usage line."""
+        formatter.write_paragraph()
         for group, commands in grouped(self).items():
-            with formatter.section(group):
-                formatter.write_dl(
-                    [(f"{name:<10}", command.get_short_help_str(70)) for name, command in commands.items()]
-                )
+            shown = [(f"{name:<8}", one.get_short_help_str(70)) for name, one in commands.items() if name in FIRST]
+            others = ", ".join(name for name in commands if name not in FIRST)
+            heading = styled(group, "1", may_style(sys.stdout))
+            formatter.write(heading + (f" (also {others})" if shown and others else f" ({others})" if others else ""))
+            formatter.write("\n")
+            formatter.indent()
+            if shown:
+                formatter.write_dl(shown)
+            formatter.dedent()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]

@@ -9,20 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kmcli import config
+from kmcli.cli import manpage
 from kmcli.cli.app import arguments, grouped, options
+from kmcli.types import AdapterName, ObjectiveName, TaskName
 
-Kind = Literal["name", "names", "tag", "file", "word", "none"]
+Kind = Literal["name", "names", "tag", "task", "model", "file", "word", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What can stand in one place: a document's name (`names`: or @TAG), a tag, a file, one of `words`, or anything."""
+    """What can stand in one place: a document's name (`names`: or @TAG), a tag, a task, a model, a file, one of `words`, or
+    anything. Of tasks and models `words` are those that every installation has."""
 
     kind: Kind
     words: tuple[str, ...] = ()
+
+
+OPTIONS: Mapping[str, Value] = {
+    "--model": Value("model", ("embedded",)),
+    "--teacher": Value("model"),
+    "--judge": Value("model"),
+    "--task": Value("task", get_args(TaskName)),
+    "--objective": Value("word", get_args(ObjectiveName)),
+    "--adapter": Value("word", get_args(AdapterName)),
+    "--distil-from": Value("word", ("base", "teacher")),
+    "--retriever": Value("word", ("bm25", "dense", "hybrid")),
+    "--update": Value("name"),
+    "--forgetting": Value("name"),
+    "--document": Value("name"),
+    "--init": Value("names"),
+    "--api-key": Value("none"),
+}
+"""What completes an option of which neither its type nor its metavar says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,9 @@ def _value(param: Any, verbs: tuple[str, ...]) -> Value | None:
     choices = getattr(param.type, "choices", ())
     if choices:
         return Value("word", tuple(str(choice) for choice in choices))
+    known = OPTIONS.get(param.opts[-1])
+    if known is not None:
+        return known
     setting = config.SETTINGS.get(str(param.name))
     if setting is not None and setting.choices:
         return Value("word", setting.choices)
@@ -87,7 +111,7 @@ def _value(param: Any, verbs: tuple[str, ...]) -> Value | None:
         "FOLDER": Value("file"),
         "PATH": Value("file"),
         "KEY": Value("word", tuple(config.SETTINGS)),
-        "COMMAND": Value("word", verbs),
+        "COMMAND": Value("word", (*verbs, *manpage.TOPICS)),
         "OLD": Value("name"),
         "DOCUMENT": Value("names"),
         "TAG": Value("tag"),

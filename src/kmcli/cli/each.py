@@ -32,7 +32,7 @@ def ask_each(
 ) -> object:
     """words: names and tags, and the question last."""
     if not each:
-        raise UsageError("--csv is for --each.", 'km ask --each @TAG "question" --csv')
+        raise UsageError("--csv is for --each.", 'For example: km ask --each @TAG "question" --csv')
     if as_csv and screen.json:
         raise UsageError("--csv and --json are two forms of one answer.", "Give one of them.")
     if method not in (None, "km"):

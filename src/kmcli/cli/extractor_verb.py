@@ -21,7 +21,7 @@ Action = Literal["train", "ls", "show", "rm"]
 
 
 @verb(
-    "Knowledge Modules",
+    "Research",
     "km extractor train contracts --docs @contracts --questions questions.jsonl",
     'km ask report "Who signed it?" --extractor contracts',
     "km extractor ls",

@@ -24,8 +24,8 @@ OPENING, CLOSING = "<!-- commands -->", "<!-- /commands -->"
 def generated(root: Path) -> dict[Path, str | None]:
     """Every generated file of a checkout with what it should hold; None: it should not be there."""
     commands = tree()
-    files: dict[Path, str | None] = dict.fromkeys((root / "man").glob("*.1"))
-    files |= {root / "man" / f"{page.name}.1": manpage.as_roff(page) for page in manpage.pages(commands)}
+    files: dict[Path, str | None] = dict.fromkeys((root / "man").glob("*.[1-9]"))
+    files |= {root / "man" / page.file: manpage.as_roff(page) for page in manpage.pages(commands)}
     found = completion.commands(commands)
     files |= {root / "completions" / SCRIPTS[shell]: write(found) for shell, write in shells.SHELLS.items()}
     files[root / "docs" / "reference.md"] = reference.page(commands)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kmcli.adapters import ADAPTERS
 from kmcli.cli import exam as exams
 from kmcli.cli import render
 from kmcli.cli.app import Model, Name, opened, verb
@@ -203,6 +202,8 @@ def show(
         indent="  ",
     )
     if module is not None:
+        from kmcli.adapters import ADAPTERS  # which no other verb of these needs
+
         screen.write("Knowledge Module", bold=True)
         facts = [*_module_facts(module, shown.entry.bytes), ("exam", exams.sentence(shown.entry.exam))]
         facts.append(("beside it", ", ".join(ADAPTERS[one.recipe.adapter].described(one.recipe) for one in shown.kept)))
@@ -215,6 +216,8 @@ def _samples(samples: Mapping[str, int]) -> str:
 
 
 def _module_facts(module: KnowledgeModule, size: int) -> list[tuple[str, str]]:
+    from kmcli.adapters import ADAPTERS
+
     recipe, metrics = module.recipe, module.metrics
     held_out = metrics.get("held_out_loss")
     described = ADAPTERS[recipe.adapter].described(recipe)

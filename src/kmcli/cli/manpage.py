@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from kmcli.cli.app import argument_usage, arguments, grouped, options
 from kmcli.errors import EXIT_CODES
 
 WIDTH = 78
+ROFF_WIDTH = 72
+"""Of the source's lines, for those who read or compare it."""
+DATE = "2026-11-21"
+"""In the foot of every page: of the version, so that pages change only when their words do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +42,28 @@ Block = str | Item | Verbatim
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """name: km or km-VERB. sections: headings with their blocks, in order."""
+    """name: km, km-VERB or a topic's. sections: headings with their blocks, in order. part: of the manual."""
 
     name: str
     sections: tuple[tuple[str, tuple[Block, ...]], ...]
+    part: int = 1
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.{self.part}"
 
 
 def pages(root: Any) -> list[Page]:
-    """Every page: km first, then the verbs as the help screen orders them. root: boundary.tree()."""
+    """Every page: km first, then the verbs as the help screen orders them, then the topics. root: boundary.tree()."""
     verbs = [name for commands in grouped(root).values() for name in commands]
-    return [page(root), *(page(root, name) for name in verbs)]
+    return [page(root), *(page(root, name) for name in (*verbs, *TOPICS))]
 
 
-def page(root: Any, verb: str | None = None) -> Page:
-    """The page of `km`, or of one of its verbs. Raises KeyError for a verb that does not exist."""
-    return _main_page(root) if verb is None else _verb_page(verb, root)
+def page(root: Any, name: str | None = None) -> Page:
+    """The page of `km`, of one of its verbs, or of a topic. Raises KeyError for what does not exist."""
+    if name is None:
+        return _main_page(root)
+    return TOPICS[name]() if name in TOPICS else _verb_page(name, root)
 
 
 def _main_page(root: Any) -> Page:
@@ -78,9 +90,9 @@ def _main_page(root: Any) -> Page:
             ("COMMANDS", tuple(commands)),
             ("OPTIONS", tuple(_records(root, context))),
             ("EXAMPLES", (Verbatim(("km add report.pdf", "km train report", 'km ask report "question"')),)),
-            ("EXIT STATUS", tuple(Item(str(code), f"{meaning}.") for code, meaning in EXIT_CODES.items())),
+            ("EXIT STATUS", _exit_codes()),
             ("ENVIRONMENT", tuple(environment)),
-            ("SEE ALSO", (", ".join(f"km-{name}(1)" for name in names),)),
+            ("SEE ALSO", (", ".join([*(f"km-{name}(1)" for name in names), "km-config(5)", "km-exit-codes(7)"]),)),
         ),
     )
 
@@ -97,9 +109,86 @@ def _verb_page(verb: str, root: Any) -> Page:
         ("ARGUMENTS", tuple(positional)),
         ("OPTIONS", tuple(_records(command, context))),
         ("EXAMPLES", (Verbatim(examples),)),
-        ("EXIT STATUS", ("See km(1).",)),
+        ("SEE ALSO", ("km(1), km-config(5), km-exit-codes(7)",)),
     ]
     return Page(f"km-{verb}", tuple((heading, blocks) for heading, blocks in sections if blocks))
+
+
+def _config_page() -> Page:
+    settings: list[Block] = []
+    for key, one in config.SETTINGS.items():
+        value = f"Default: {one.default}." if one.default else f"No default; for example {one.example}."
+        choices = f" One of {', '.join(one.choices)}." if one.choices else ""
+        text = f"{one.help[:1].upper()}{one.help[1:]}.{choices} {value} In the environment: {one.variable}."
+        settings.append(Item(key, text))
+    return Page(
+        "km-config",
+        (
+            ("NAME", ("km-config - the settings of km",)),
+            ("SYNOPSIS", ("config.toml",)),
+            (
+                "DESCRIPTION",
+                (
+                    "A file in TOML with one setting a line, each a text in quotes. km config set KEY VALUE writes it and "
+                    "keeps its comments; km config shows every setting and where it comes from; km config path says where "
+                    "the file is.",
+                    "A flag outranks the environment, which outranks the file, which outranks the default. When a Knowledge "
+                    "Module is used, the recipe that it was trained with outranks them all. A key that km does not know is "
+                    "an error.",
+                ),
+            ),
+            ("SETTINGS", tuple(settings)),
+            (
+                "FILES",
+                (
+                    Item("$KM_HOME/config.toml", "Where KM_HOME is set."),
+                    Item(
+                        "$XDG_CONFIG_HOME/km/config.toml",
+                        "Otherwise; XDG_CONFIG_HOME is ~/.config where it is not set.",
+                    ),
+                    Item("~/Library/Application Support/km/config.toml", "On macOS."),
+                    Item("tasks/NAME.toml", "Beside it: a task of study material of one's own."),
+                ),
+            ),
+            ("EXAMPLES", (Verbatim(('model = "Qwen/Qwen3-0.6B"', 'preset = "quick"')),)),
+            ("SEE ALSO", ("km(1), km-config(1)",)),
+        ),
+        5,
+    )
+
+
+def _exit_codes_page() -> Page:
+    return Page(
+        "km-exit-codes",
+        (
+            ("NAME", ("km-exit-codes - what the exit codes of km mean",)),
+            (
+                "DESCRIPTION",
+                (
+                    "Every command of km ends with one of these. With --json the errors are also in the envelope, each with "
+                    "its type, message, hint and exit code.",
+                ),
+            ),
+            ("EXIT STATUS", _exit_codes()),
+            (
+                "EXAMPLES",
+                (
+                    "Train, and go on when it was interrupted:",
+                    Verbatim(("km train report", "while [ $? -eq 5 ]; do km train report; done")),
+                ),
+            ),
+            ("SEE ALSO", ("km(1)",)),
+        ),
+        7,
+    )
+
+
+TOPICS: Mapping[str, Callable[[], Page]] = {"config-file": _config_page, "exit-codes": _exit_codes_page}
+"""Pages that are about no verb, by what `km man` calls them."""
+
+
+def _exit_codes() -> tuple[Block, ...]:
+    return tuple(Item(str(code), f"{meaning[:1].upper()}{meaning[1:]}.") for code, meaning in EXIT_CODES.items())
 
 
 def _context(root: Any) -> typer.Context:
@@ -127,20 +216,25 @@ def _records(command: Any, context: Any) -> list[Item]:
 
 
 def as_roff(page: Page) -> str:
-    """The page in man(7)'s language; no date in it, so that it changes only when its words do."""
-    lines = [f'.TH {_roff(page.name.upper())} 1 "" "km {__version__}" "km manual"']
+    """The page in man(7)'s language."""
+    lines = [f'.TH {_roff(page.name.upper())} {page.part} {DATE} "km {__version__}" "km manual"']
     for heading, blocks in page.sections:
         lines.append(f".SH {heading}")
-        for block in blocks:
+        for number, block in enumerate(blocks):
             if isinstance(block, Item):
-                lines += [".TP", f"\\fB{_roff(block.term)}\\fR", _roff(block.text) or "\\&"]
+                lines += [".TP", f"\\fB{_roff(block.term)}\\fR", *_filled(block.text)]
             elif isinstance(block, Verbatim):
                 lines += [".nf", *map(_roff, block.lines), ".fi"]
+            elif heading == "NAME":
+                lines.append(_roff(block, keep_dash=True))
             else:
-                lines += (
-                    [".PP", _roff(block)] if heading not in ("NAME", "SYNOPSIS") else [_roff(block, heading == "NAME")]
-                )
+                lines += [".PP"] * (number > 0) + _filled(block)
     return "\n".join(lines) + "\n"
+
+
+def _filled(text: str) -> list[str]:
+    """A paragraph in lines, as roff reads them."""
+    return [_roff(line) for line in textwrap.wrap(text, ROFF_WIDTH, break_on_hyphens=False)] or ["\\&"]
 
 
 def _roff(text: str, keep_dash: bool = False) -> str:

@@ -65,7 +65,7 @@ class Screen:
     def write(self, text: str, end: str = "\n", bold: bool = False) -> None:
         """A piece of the result, for people; nothing with --json."""
         if not self.json:
-            sys.stdout.write(_styled(render.clean(text), "1", bold and may_style(sys.stdout)) + end)
+            sys.stdout.write(styled(render.clean(text), "1", bold and may_style(sys.stdout)) + end)
             sys.stdout.flush()
 
     def table(
@@ -110,7 +110,7 @@ class Screen:
     def remark(self, text: str, dim: bool = False) -> None:
         """Something on stderr that is neither result nor message: evidence, a progress line."""
         with contextlib.suppress(BrokenPipeError):  # hours of training must not end because nobody reads its progress
-            sys.stderr.write(_styled(render.clean(text), "2", dim and may_style(sys.stderr)) + "\n")
+            sys.stderr.write(styled(render.clean(text), "2", dim and may_style(sys.stderr)) + "\n")
             sys.stderr.flush()
 
     def fail(self, error: KmError, source: str = "") -> None:
@@ -146,5 +146,6 @@ class Screen:
         sys.stdout.flush()
 
 
-def _styled(text: str, code: str, on: bool) -> str:
+def styled(text: str, code: str, on: bool) -> str:
+    """The text between an escape code (1: bold, 2: dim) and the one that ends it."""
     return f"\x1b[{code}m{text}\x1b[0m" if on and text else text

@@ -113,7 +113,9 @@ def config_(
     if action == "show" or key is None:
         resolved = config.resolve()
         screen.table(
-            [[name, one.value, one.origin] for name, one in resolved.items()], ["SETTING", "VALUE", "FROM"], flex=2
+            [[name, one.value or "-", one.origin] for name, one in resolved.items()],
+            ["SETTING", "VALUE", "FROM"],
+            flex=2,
         )
         return render.as_data(resolved)
     if action == "get":
@@ -156,11 +158,12 @@ def doctor(
     return [render.as_data(check) for check in checks]
 
 
-@verb(GROUP, "km man", "km man train")
+@verb(GROUP, "km man", "km man train", "km man exit-codes")
 def man(
     screen: Screen,
     command: Annotated[
-        str | None, typer.Argument(metavar="COMMAND", help="Whose page; left out: the page of km.")
+        str | None,
+        typer.Argument(metavar="COMMAND", help="Whose page, or config-file or exit-codes; left out: the page of km."),
     ] = None,
 ) -> object:
     """Show the manual."""
@@ -168,9 +171,9 @@ def man(
     from kmcli.cli.boundary import tree
 
     root = tree()
-    known = [name for name, one in root.commands.items() if not one.hidden]
+    known = [*(name for name, one in root.commands.items() if not one.hidden), *manpage.TOPICS]
     if command is not None and command not in known:
-        raise UsageError(f"there is no command {command!r}.", did_you_mean(command, known, "km --help lists them."))
+        raise UsageError(f"there is no page {command!r}.", did_you_mean(command, known, "km --help names them."))
     page = manpage.page(root, command)
     text = manpage.as_text(page)
     if is_terminal(sys.stdout) and shutil.which("man") and not screen.json:

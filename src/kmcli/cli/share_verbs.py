@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmcli.adapters import ADAPTERS
 from kmcli.cli import render
 from kmcli.cli.app import Model, opened, verb
 from kmcli.cli.library_verbs import document_data, module_data
@@ -138,6 +137,7 @@ def import_(
     Its adapter_config.json says which base it fits; --model does where that name is not known here. Without --document its
     model card is taken for one: it can be asked then, but no passage supports its answers.
     """
+    from kmcli.adapters import ADAPTERS
     from kmcli.workflows import importing
 
     with opened(screen, model=model) as house:

@@ -5,122 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from kmcli.cli.completion import Command, Option, Value
-
-NAMES_FILE_SH = """\
-  local home="${KM_HOME:-}"
-  if [ -z "$home" ]; then
-    case "$OSTYPE" in
-      darwin*) home="$HOME/Library/Application Support/km" ;;
-      *) home="${XDG_DATA_HOME:-$HOME/.local/share}/km" ;;
-    esac
-  fi"""
-
-
-# --- bash
-
-
-def bash(found: Sequence[Command]) -> str:
-    """For bash 3.2 and later."""
-    verbs = " ".join(command.name for command in found)
-    lines = [
-        "# bash completion for km. Generated: change the commands instead.",
-        "",
-        "_km_words() {  # the given words that begin with $cur",
-        "  local word",
-        '  for word in "$@"; do',
-        '    case "$word" in "$cur"*) COMPREPLY+=("$word") ;; esac',
-        "  done",
-        "}",
-        "",
-        "_km_listed() {  # of the library what $1 says; printf %q keeps it one word, whatever is in it",
-        NAMES_FILE_SH,
-        '  [ -r "$home/names" ] || return',
-        "  local name",
-        "  while IFS= read -r name; do",
-        '    case "$1 $name" in  # empty where a document was removed',
-        '      *" " | "name @"* | "tag "[!@]*) continue ;;',
-        '      "tag "*) name="${name#@}" ;;',
-        "    esac",
-        '    case "$name" in "$cur"*) COMPREPLY+=("$(printf %q "$name")") ;; esac',
-        '  done < "$home/names"',
-        "}",
-        "",
-        "_km_files() {",
-        "  compopt -o filenames 2>/dev/null",
-        "  local file",
-        '  while IFS= read -r file; do COMPREPLY+=("$file"); done < <(compgen -f -- "$cur")',
-        "}",
-        "",
-        "_km() {",
-        '  local cur="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}"',
-        '  local verb="${COMP_WORDS[1]}" place=0 index',
-        '  case "${2-}" in  # what is to be replaced; COMP_WORDS has @TAG as two words',
-        '    @*) cur="$2"; [ "$previous" != @ ] || previous="${COMP_WORDS[COMP_CWORD-2]}" ;;',
-        "  esac",
-        "  COMPREPLY=()",
-        '  if [ "$COMP_CWORD" -eq 1 ]; then',
-        f"    _km_words {verbs} --help --version",
-        "    return",
-        "  fi",
-        '  case "$verb $previous" in',
-    ]
-    for command in found:
-        lines += _bash_options(command)
-    lines += [
-        "  esac",
-        "  for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one",
-        '    case "$verb ${COMP_WORDS[index]}" in',
-        f"      {' | '.join(_bash_valued(found))}) index=$((index + 1)) ;;",
-        '      "$verb -"?* | "$verb @") ;;',
-        "      *) place=$((place + 1)) ;;",
-        "    esac",
-        "  done",
-        '  case "$verb" in',
-    ]
-    for command in found:
-        flags = " ".join(flag for option in command.options for flag in option.flags)
-        lines += [f"    {command.name})", f'      case "$cur" in -*) _km_words {flags}; return ;; esac']
-        lines += _bash_positions(command)
-        lines.append("      ;;")
-    return "\n".join([*lines, "  esac", "}", "", "complete -F _km km", ""])
-
-
-def _bash_options(command: Command) -> list[str]:
-    lines = []
-    for option in command.options:
-        if option.value is not None:
-            patterns = " | ".join(f'"{command.name} {flag}"' for flag in option.flags)
-            lines.append(f"    {patterns}) {_bash_action(option.value)}; return ;;")
-    return lines
-
-
-def _bash_valued(found: Sequence[Command]) -> list[str]:
-    return [
-        f'"{command.name} {flag}"'
-        for command in found
-        for option in command.options
-        if option.value is not None
-        for flag in option.flags
-    ]
-
-
-def _bash_positions(command: Command) -> list[str]:
-    if not command.positions:
-        return []
-    lines = ["      case $place in"]
-    last = len(command.positions) - 1
-    for place, value in enumerate(command.positions):
-        if value.kind != "none":
-            pattern = "*" if command.repeats and place == last else str(place)
-            lines.append(f"        {pattern}) {_bash_action(value)} ;;")
-    return [*lines, "      esac"]
-
-
-def _bash_action(value: Value) -> str:
-    if value.kind == "word":
-        return "_km_words " + " ".join(value.words)
-    return {"file": "_km_files", "none": ":"}.get(value.kind, f"_km_listed {value.kind}")
-
+from kmcli.cli.shell_bash import HOME_SH, HUB_SH, TASKS_SH, bash
 
 # --- zsh
 
@@ -132,16 +17,32 @@ def zsh(found: Sequence[Command]) -> str:
         "# zsh completion for km. Generated: change the commands instead.",
         "",
         "_km_listed() {  # of the library what the last word says",
-        NAMES_FILE_SH,
+        HOME_SH,
         '  [[ -r "$home/names" ]] || return 1',
         "  local -a names",
-        '  names=("${(@f)$(<"$home/names")}")',
+        '  local -a all=("${(@f)$(<"$home/names")}")',
+        '  names=("${(@M)all:#(#i)(@|)${(bQ)PREFIX}*}")  # to look at all of many takes long',
+        '  (( $#names )) || names=("${(@)all}")',
         '  names=("${(@)names:#}")  # empty where a document was removed',
         "  case ${@[-1]} in",
         '    name) names=("${(@)names:#@*}") ;;',
         '    tag) names=("${(@)${(@M)names:#@*}#@}") ;;',
         "  esac",
         "  compadd -a names",
+        "}",
+        "",
+        "_km_tasks() {  # km's, which are given, and a person's own",
+        TASKS_SH,
+        '  local -a found=("$tasks"/*.toml(N:t:r))',
+        '  compadd "$@" $found',
+        "}",
+        "",
+        "_km_models() {  # those that the hub's cache has, or a folder or file",
+        HUB_SH,
+        '  local -a found=("$hub"/models--*(N/:t))',
+        '  found=("${(@)found#models--}")',
+        '  compadd "$@" "${(@)found/--//}"',
+        "  _files",
         "}",
         "",
         "_km() {",
@@ -177,9 +78,15 @@ def _zsh_option(option: Option) -> list[str]:
 
 
 def _zsh_action(value: Value) -> str:
-    if value.kind == "word":
-        return f"({' '.join(value.words)})"
-    return {"file": "_files", "none": " "}.get(value.kind, f"_km_listed {value.kind}")
+    words = " ".join(value.words)
+    actions = {
+        "word": f"({words})",
+        "task": f"_km_tasks {words}",
+        "model": f"_km_models {words}",
+        "file": "_files",
+        "none": " ",
+    }
+    return actions.get(value.kind, f"_km_listed {value.kind}")
 
 
 # --- fish
@@ -189,6 +96,12 @@ def fish(found: Sequence[Command]) -> str:
     """For ~/.config/fish/completions or a vendor folder."""
     lines = [
         "# fish completion for km. Generated: change the commands instead.",
+        "",
+        "function __km_beginning  # of file $argv[1] the lines that match $argv[2] and begin like the word; if none, all",
+        "    set -l begin (string escape --style=regex -- (commandline -ct))",
+        '    string match -ri -- "^$argv[2]$begin.*" <$argv[1]',
+        '    or string match -r -- "^$argv[2].*" <$argv[1]',
+        "end",
         "",
         "function __km_listed",
         '    set -l home "$KM_HOME"',
@@ -204,12 +117,47 @@ def fish(found: Sequence[Command]) -> str:
         '    test -r "$home/names"; or return',
         "    switch $argv[1]",
         "        case name",
-        '            string match -rv "^(@|$)" <"$home/names"',
+        '            __km_beginning "$home/names" "(?=.)(?!@)"',
         "        case names",
-        '            string match -rv "^$" <"$home/names"',
+        '            __km_beginning "$home/names" "(?=.)"',
         "        case tag",
-        '            string match "@*" <"$home/names" | string sub -s 2',
+        "            string match '@*' <\"$home/names\" | string sub -s 2",
+        "        case task",
+        '            set -l folder "$KM_HOME"',
+        '            if test -z "$folder"',
+        "                if test (uname) = Darwin",
+        '                    set folder "$HOME/Library/Application Support/km"',
+        '                else if test -n "$XDG_CONFIG_HOME"',
+        '                    set folder "$XDG_CONFIG_HOME/km"',
+        "                else",
+        '                    set folder "$HOME/.config/km"',
+        "                end",
+        "            end",
+        '            for file in "$folder"/tasks/*.toml',
+        "                string replace -r '.*/(.*)\\.toml' '$1' -- $file",
+        "            end",
         "    end",
+        "end",
+        "",
+        "function __km_models  # those that the hub's cache has",
+        "    set -l hub $HF_HUB_CACHE",
+        '    if test -z "$hub"',
+        '        if test -n "$HF_HOME"',
+        '            set hub "$HF_HOME/hub"',
+        '        else if test -n "$XDG_CACHE_HOME"',
+        '            set hub "$XDG_CACHE_HOME/huggingface/hub"',
+        "        else",
+        '            set hub "$HOME/.cache/huggingface/hub"',
+        "        end",
+        "    end",
+        '    for folder in "$hub"/models--*',
+        "        string replace -r '.*/models--' '' -- $folder | string replace -- -- /",
+        "    end",
+        "end",
+        "",
+        "function __km_is  # whether the command is this one",
+        "    set -l words (commandline -opc)",
+        '    test "$words[2]" = $argv[1]',
         "end",
         "",
         "complete -c km -f",
@@ -218,10 +166,12 @@ def fish(found: Sequence[Command]) -> str:
     ]
     for command in found:
         lines += ["", f"complete -c km -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.help)}"]
-        condition = f"complete -c km -n '__fish_seen_subcommand_from {command.name}'"
+        condition = f"complete -c km -n '__km_is {command.name}'"
         for option in command.options:
             flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
-            needs = "" if option.value is None else " -r" if option.value.kind == "file" else " -x"  # x: no files
+            needs = (
+                "" if option.value is None else " -r" if option.value.kind in ("file", "model") else " -x"
+            )  # x: no files
             action = needs + (_fish_action(option.value) if option.value else "")
             lines.append(f"{condition} {flags}{action} -d {_fish_quoted(option.help)}")
         # fish does not count positions: what any of them takes is offered at each.
@@ -231,9 +181,15 @@ def fish(found: Sequence[Command]) -> str:
 
 
 def _fish_action(value: Value) -> str:
-    if value.kind == "word":
-        return f" -a '{' '.join(value.words)}'"
-    return {"file": " -F", "none": ""}.get(value.kind, f" -a '(__km_listed {value.kind})'")
+    words = " ".join(value.words)
+    actions = {
+        "word": f" -a '{words}'",
+        "task": f" -a '{words} (__km_listed task)'",
+        "model": f" -F -a '{words} (__km_models)'",
+        "file": " -F",
+        "none": "",
+    }
+    return actions.get(value.kind, f" -a '(__km_listed {value.kind})'")
 
 
 def _quoted(text: str) -> str:

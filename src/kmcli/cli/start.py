@@ -28,10 +28,8 @@ def start(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """A library of documents, and for each a Knowledge Module: a small adapter that lets a language model answer from
-    the document without reading it.
-
-    km alone says what to do next; km COMMAND --help explains one command.
+    """Each document gets a Knowledge Module: an adapter with which a model answers without reading it. km alone says what
+    is next, km COMMAND --help more.
     """
     if context.invoked_subcommand is None:
         screen: Screen = context.obj

@@ -116,6 +116,8 @@ class Store:
                 for document, passages in zip(changed[done:], read, strict=False):
                     self._drop(document.id)
                     self._insert(document, passages)
+        if progress and changed:
+            progress(len(changed), len(changed))
         return len(changed)
 
     def forget(self, ids: Sequence[str]) -> None:

