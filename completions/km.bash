@@ -82,7 +82,7 @@ _km() {
   esac
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    _km_words add ls show tag mv rm watch compressor train ask chat compare search serve export import models config doctor man completion eval extractor synth --help --version
+    _km_words add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval compressor extractor synth --help --version
     return
   fi
   case "$verb $previous" in
@@ -101,9 +101,6 @@ _km() {
     "watch --set") :; return ;;
     "watch --model") _km_words embedded; _km_models; _km_files; return ;;
     "watch --device") _km_words auto cpu cuda mps; return ;;
-    "compressor --set") :; return ;;
-    "compressor --model") _km_words embedded; _km_models; _km_files; return ;;
-    "compressor --device") _km_words auto cpu cuda mps; return ;;
     "train --preset") _km_words quick standard paper; return ;;
     "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
@@ -194,6 +191,9 @@ _km() {
     "eval --generations") :; return ;;
     "eval --model") _km_words embedded; _km_models; _km_files; return ;;
     "eval --device") _km_words auto cpu cuda mps; return ;;
+    "compressor --set") :; return ;;
+    "compressor --model") _km_words embedded; _km_models; _km_files; return ;;
+    "compressor --device") _km_words auto cpu cuda mps; return ;;
     "extractor --docs") _km_listed names; return ;;
     "extractor --questions") _km_files; return ;;
     "extractor --passages") :; return ;;
@@ -220,7 +220,7 @@ _km() {
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "compressor --set" | "compressor --model" | "compressor --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "train --ray" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device" | "synth --ray") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "train --ray" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "compressor --set" | "compressor --model" | "compressor --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device" | "synth --ray") index=$((index + 1)) ;;
       "$verb -"?* | "$verb @") ;;
       *) place=$((place + 1)) ;;
     esac
@@ -263,13 +263,6 @@ _km() {
       case "$cur" in -*) _km_words --tag --train --every --preset --recipe --set --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
         0) _km_files ;;
-      esac
-      ;;
-    compressor)
-      case "$cur" in -*) _km_words --set --restart --model --device --json -q --quiet -h --help; return ;; esac
-      case $place in
-        0) _km_words train ls rm ;;
-        *) _km_listed names ;;
       esac
       ;;
     train)
@@ -335,7 +328,7 @@ _km() {
     man)
       case "$cur" in -*) _km_words --json -q --quiet -h --help; return ;; esac
       case $place in
-        0) _km_words add ls show tag mv rm watch compressor train ask chat compare search serve export import models config doctor man completion eval extractor synth config-file exit-codes ;;
+        0) _km_words add ls show tag mv rm watch train ask chat compare search serve export import models config doctor man completion eval compressor extractor synth config-file exit-codes ;;
       esac
       ;;
     completion)
@@ -347,6 +340,13 @@ _km() {
     eval)
       case "$cur" in -*) _km_words --data --split --limit --methods --extractor --out --preset --recipe --set --objective --engine --teacher --chunk-tokens --overlap --generations --force --model --device --json -q --quiet -h --help; return ;; esac
       case $place in
+      esac
+      ;;
+    compressor)
+      case "$cur" in -*) _km_words --set --restart --model --device --json -q --quiet -h --help; return ;; esac
+      case $place in
+        0) _km_words train ls rm ;;
+        *) _km_listed names ;;
       esac
       ;;
     extractor)

@@ -20,7 +20,7 @@ Action = Literal["train", "ls", "rm"]
 
 
 @verb(
-    "Knowledge Modules",
+    "Research",
     "km compressor train",
     "km compressor train @contracts --set steps=3000",
     "km compressor ls",
