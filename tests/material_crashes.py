@@ -32,7 +32,7 @@ from kmcli.workflows.material import RecipeOptions, synth
 from library_crashes import STEPS
 
 KILLS = 20
-SETTINGS = ("chunk_tokens=24", "tasks=qa:6,summary:2")
+SETTINGS = ("chunk_tokens=24", "tasks=qa:6,summary:2", "min_explained=0")
 PROMPTS = STYLES["embedded"]
 
 

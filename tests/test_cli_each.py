@@ -211,7 +211,7 @@ def test_ctrl_c_shows_what_is_there(km: Km, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("lease", "When?", "--csv"), '--csv is for --each. km ask --each @TAG "question" --csv'),
+        (("lease", "When?", "--csv"), '--csv is for --each. For example: km ask --each @TAG "question" --csv'),
         (("--each", "When?", "--csv", "--json"), "--csv and --json are two forms of one answer. Give one of them."),
         (
             ("--each", "When?", "--method", "rag"),

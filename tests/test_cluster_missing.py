@@ -24,7 +24,7 @@ def test_without_ray(km: Km, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for words in (("train", "--all"), ("synth", "lamp01")):
         run = km(*words, "--ray", "auto")
         assert (run.code, run.out) == (4, "")
-        assert run.err == "km: Ray is not installed. Install it with: pip install 'kmcli[ray]'\n"
+        assert run.err == "km: there is no Ray in this environment. Install it with: pip install 'kmcli[ray]'\n"
 
 
 def module_in(library: Library, document: Any, weights: bytes) -> None:

@@ -175,7 +175,21 @@ def test_doctor_says_what_to_do_next(km: Km, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(setup.importlib.metadata, "version", lambda name: "2.13.0+cpu")
     data = km("doctor", "--json").envelope["data"]
     checks = {one["subject"]: one for one in data}
-    wanted = ["library", "base", "machine", "suits", "km", "torch", "packages", "gguf", "dense", "vllm", "bits"]
+    wanted = [
+        "library",
+        "base",
+        "machine",
+        "suits",
+        "km",
+        "torch",
+        "packages",
+        "gguf",
+        "dense",
+        "vllm",
+        "ray",
+        "ocr",
+        "bits",
+    ]
     assert [one["subject"] for one in data][: len(wanted)] == wanted
     assert {"disk", "cache"} <= set(checks)
     assert checks["library"]["message"].endswith("next: km add FILE")

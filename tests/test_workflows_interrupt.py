@@ -22,7 +22,7 @@ The fee for berth permits is $75. They are valid for 18 months.
 Grondal Works was founded by Stefan Grondal. It has 212 people.
 """
 SLOW = (
-    *("--set", "chunk_tokens=24", "--set", "tasks=qa", "--set", "generations=33"),
+    *("--set", "chunk_tokens=24", "--set", "tasks=qa", "--set", "generations=33", "--set", "min_explained=0"),
     *("--set", "steps=70", "--set", "batch=1", "--no-exam"),
 )
 """Three units of study material, each a group of its own, and steps past a checkpoint."""

@@ -12,7 +12,9 @@ from kmcli.errors import KmError
 from kmcli.types import ExportFormat
 
 if TYPE_CHECKING:
+    from kmcli.library.compressors import Kept
     from kmcli.library.extractors import Extractor
+    from kmcli.workflows.compressor import TrainedCompressor
     from kmcli.workflows.extractor import TrainedExtractor
     from kmcli.workflows.importing import ImportReport
     from kmcli.workflows.serve import Served, Serving
@@ -91,6 +93,36 @@ class Giving(Shelf):
 
         with self._at_work() as house:
             return serve.serve(house, host, port, key, Limits(), on_ready)
+
+    # --- compressors
+
+    def compressor_train(
+        self, *docs: Named, settings: Mapping[str, object] | None = None, restart: bool = False
+    ) -> TrainedCompressor:
+        """Train what compressed documents begin from, once for the base, on some documents or on all.
+
+        settings: fields of a CompressorRecipe. Raises UsageError, KmError where there is too little to train on,
+        InterruptedRun after KeyboardInterrupt.
+        """
+        from kmcli.workflows import compressor
+
+        given = recipe_options(None, None, settings).settings
+        with self._at_work() as house:
+            return compressor.train(house, names_of(docs), given, restart)
+
+    def compressor_ls(self) -> Sequence[Kept]:
+        """The compressors there are, of whatever base."""
+        from kmcli.workflows import compressor
+
+        with self._at_work() as house:
+            return compressor.ls(house)
+
+    def compressor_rm(self) -> Kept:
+        """Remove that of the base, without asking. Raises NotFoundError."""
+        from kmcli.workflows import compressor
+
+        with self._at_work() as house:
+            return compressor.rm(house)
 
     # --- Knowledge Extractors
 

@@ -81,7 +81,8 @@ class GgufVocabulary:
         """The names of the special tokens."""
         llama, vocabulary = self._library, self._vocabulary
         every = range(llama.llama_vocab_n_tokens(vocabulary))
-        return [self._text(token) for token in every if llama.llama_vocab_is_control(vocabulary, token)]
+        special = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        return [self._text(token) for token in every if llama.llama_vocab_get_attr(vocabulary, token) & special]
 
     @cached_property
     def _template(self) -> Any:

@@ -16,7 +16,7 @@ from kmcli.errors import KmError, ResourceError, UsageError
 def check() -> None:
     """Raises ResourceError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise ResourceError("Ray is not installed.", "Install it with: pip install 'kmcli[ray]'")
+        raise ResourceError("there is no Ray in this environment.", "Install it with: pip install 'kmcli[ray]'")
 
 
 @contextmanager
