@@ -108,9 +108,11 @@ def run_line(km: Km, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(command.rpartition(">")[2].strip()).write_text(run.out, "utf-8")
 
 
-def run_page(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a page's commands in its order."""
-    km = runner(capsys)
+def run_page(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a page's commands in its order; how many they are."""
+    km, run = runner(capsys), 0
     for block in blocks(page):
         for command in block.commands if block.language in SHELL and not block.why else []:
             run_line(km, command, monkeypatch)
+            run += 1
+    return run

@@ -14,6 +14,6 @@ from training_cases import one_thread
 
 
 def test_its_commands_run(at_work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(ROOT / "docs/guide.md", capsys, monkeypatch)
+    assert run_page(ROOT / "docs/guide.md", capsys, monkeypatch) > 0
     for file in ("answers.csv", "out.html", "material.jsonl", "report.gguf", "adapter", "merged"):
         assert (at_work / file).exists(), file

@@ -21,4 +21,4 @@ RUN = sorted({block.page for block in EVERY if block.language in SHELL and not b
 def test_its_commands_run(
     page: Path, afresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_page(page, capsys, monkeypatch)
+    assert run_page(page, capsys, monkeypatch) > 0

@@ -14,4 +14,4 @@ from training_cases import one_thread
 
 
 def test_its_commands_run(afresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(ROOT / "README.md", capsys, monkeypatch)
+    assert run_page(ROOT / "README.md", capsys, monkeypatch) > 0

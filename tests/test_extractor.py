@@ -15,7 +15,8 @@ from kmcli.adapters import lora, stack
 from kmcli.adapters.extractor import MIXING, Mixture, bake, linear_layers
 from kmcli.bases import Loaded
 from kmcli.errors import KmError, ResourceError
-from kmcli.training.extractor import Example, Modules, answer_scores, batch_of, example_losses, pieces, split
+from kmcli.training.extractor import Example, Modules, answer_scores, batch_of, example_losses, pieces
+from kmcli.training.stepwise import split
 from training_cases import one_thread
 
 IDS = torch.tensor([[3, 44, 500, 6001, 17, 28], [9, 80, 71, 6, 500, 4001], [5, 4, 3, 2000, 100, 7]])
@@ -163,11 +164,11 @@ def test_each_epoch_asks_every_question_once_in_another_order() -> None:
 
 def test_documents_are_held_out_whole() -> None:
     names = [f"d{number}" for number in range(8)]
-    taught, held = split(names, RECIPE)
+    taught, held = split(names, RECIPE.held_out, RECIPE.seed)
     assert len(held) == 2
     assert sorted(taught + held) == names
-    assert split(list(reversed(names)), RECIPE) == (taught, held)
-    assert split(names[:3], RECIPE)[1] == []
+    assert split(list(reversed(names)), RECIPE.held_out, RECIPE.seed) == (taught, held)
+    assert split(names[:3], RECIPE.held_out, RECIPE.seed)[1] == []
 
 
 # --- baked

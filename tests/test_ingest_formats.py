@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bad_input import zipped
 from kmcli import ingest
 from kmcli.errors import KmError
 from kmcli.ingest import html, read
@@ -29,14 +29,6 @@ def failure(tmp_path: Path, name: str, data: bytes | str) -> KmError:
     assert caught.value.message.startswith(name)
     assert caught.value.hint
     return caught.value
-
-
-def zipped(parts: dict[str, str | bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 # --- DOCX ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from kmcli.engines import Sampling, attention, decoding
 from kmcli.engines.prefixes import Group
 
 
-class Before(torch.nn.Module):
+class Before(torch.nn.Module, ABC):
     """A carrier of adapters by name, of which one is on."""
 
     def __init__(self) -> None:
@@ -26,13 +27,13 @@ class Before(torch.nn.Module):
     def set_adapter(self, name: str) -> None:
         self.active = name
 
+    @abstractmethod
     def get_base_model(self) -> Any:
         """The transformers model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def before(self) -> attention.Layers | None:
         """What stands there: see `engines.attention.before`."""
-        raise NotImplementedError
 
     @property
     def generation_config(self) -> Any:

@@ -8,7 +8,7 @@ import typer
 
 from kmcli.cli import render
 from kmcli.cli.app import Device, Model, opened, verb
-from kmcli.cli.recipe_flags import Set
+from kmcli.cli.recipe_flags import Restart, Set
 from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
@@ -33,9 +33,7 @@ def compressor(
         typer.Argument(metavar="NAME...", help="With train: documents, or @TAG; left out: the whole library."),
     ] = None,
     settings: Set = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")
-    ] = False,
+    restart: Restart = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
@@ -92,6 +90,4 @@ def _list(screen: Screen, found: list[Kept]) -> object:
 
 def compressor_data(one: Kept) -> dict[str, Any]:
     """A compressor in the envelope's data, without its loss curve, which about.json keeps."""
-    data = dict(render.as_data(one))
-    data["metrics"] = {key: value for key, value in data["metrics"].items() if key != "curve"}
-    return data
+    return render.without_curve(one)

@@ -9,7 +9,7 @@ import typer
 
 from kmcli.cli import render
 from kmcli.cli.app import Device, Model, opened, verb
-from kmcli.cli.recipe_flags import Set
+from kmcli.cli.recipe_flags import Restart, Set
 from kmcli.cli.screen import Screen
 from kmcli.errors import UsageError
 
@@ -51,9 +51,7 @@ def extractor(
         bool, typer.Option("--no-modules", help="Without Knowledge Modules: it learns to read passages alone.")
     ] = False,
     settings: Set = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")
-    ] = False,
+    restart: Restart = False,
     model: Model = None,
     device: Device = None,
 ) -> object:
@@ -166,6 +164,4 @@ def _reads(one: Extractor) -> str:
 
 def extractor_data(one: Extractor) -> dict[str, Any]:
     """An extractor in the envelope's data, without its loss curve, which metrics.json keeps."""
-    data = dict(render.as_data(one))
-    data["metrics"] = {key: value for key, value in data["metrics"].items() if key != "curve"}
-    return data
+    return render.without_curve(one)

@@ -264,6 +264,4 @@ def entry_data(entry: Entry) -> dict[str, Any]:
 
 def module_data(module: KnowledgeModule) -> dict[str, Any]:
     """A Knowledge Module in the envelope's data, without its loss curve, which metrics.json keeps."""
-    data = dict(render.as_data(module))
-    data["metrics"] = {key: value for key, value in data["metrics"].items() if key != "curve"}
-    return data
+    return render.without_curve(module)

@@ -20,6 +20,7 @@ Ray = Annotated[
         "--ray", metavar="ADDRESS", help="On this Ray cluster; auto: the one that is found, else this machine."
     ),
 ]
+Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in TOML.")]
 Objective = Annotated[
     str | None,

@@ -152,6 +152,12 @@ def as_data(value: Any) -> Any:
     return value
 
 
+def without_curve(made: Any) -> dict[str, Any]:
+    """Something trained as JSON can hold it, without its loss curve, which lies beside its weights."""
+    data = dict(as_data(made))
+    return data | {"metrics": {key: value for key, value in data["metrics"].items() if key != "curve"}}
+
+
 def error_data(error: KmError, source: str = "") -> dict[str, Any]:
     """An error as an entry of the envelope's `errors`; source: which of several inputs it is about."""
     data = {"type": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}

@@ -6,25 +6,23 @@ from collections.abc import Sequence
 
 from kmcli.cli.completion import Command, Value
 
-HOME_SH = """\
-  local home="${KM_HOME:-}"
-  if [ -z "$home" ]; then
+
+def _folder_sh(variable: str, xdg: str) -> str:
+    """Sets a shell variable to km's folder, as `config` finds it; xdg: where that is on Linux."""
+    return f"""\
+  local {variable}="${{KM_HOME:-}}"
+  if [ -z "${variable}" ]; then
     case "$OSTYPE" in
-      darwin*) home="$HOME/Library/Application Support/km" ;;
-      *) home="${XDG_DATA_HOME:-$HOME/.local/share}/km" ;;
+      darwin*) {variable}="$HOME/Library/Application Support/km" ;;
+      *) {variable}="{xdg}/km" ;;
     esac
   fi"""
+
+
+HOME_SH = _folder_sh("home", "${XDG_DATA_HOME:-$HOME/.local/share}")
 """Where the library is."""
 
-TASKS_SH = """\
-  local tasks="${KM_HOME:-}"
-  if [ -z "$tasks" ]; then
-    case "$OSTYPE" in
-      darwin*) tasks="$HOME/Library/Application Support/km" ;;
-      *) tasks="${XDG_CONFIG_HOME:-$HOME/.config}/km" ;;
-    esac
-  fi
-  tasks="$tasks"/tasks"""
+TASKS_SH = _folder_sh("tasks", "${XDG_CONFIG_HOME:-$HOME/.config}") + '\n  tasks="$tasks"/tasks'
 """Where a person's own tasks are, a file each."""
 
 HUB_SH = '  local hub="${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub}"'

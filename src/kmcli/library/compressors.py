@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kmcli.errors import NotFoundError
-from kmcli.library import files
+from kmcli.library import files, workspaces
 from kmcli.library.contents import now
 from kmcli.library.layout import UNFINISHED, Layout, has_weights
 from kmcli.library.locks import Locks
@@ -55,30 +55,18 @@ class Compressors:
 
         Raises KmError where another process has it.
         """
-        folder = self._folder / f"{UNFINISHED}{_key(revision)}"
-        with self._locks.hold(f"compressor-{_key(revision)}", f"the compressor for {base}", "compressor train", 0.0):
-            with files.explained(self._home):
-                files.make_folder(self._folder)
-                files.make_folder(folder)
-            try:
-                yield folder
-            finally:
-                if not any(folder.glob("checkpoint*")):  # nothing to go on with
-                    files.delete(folder)
-
-    def clear(self, workspace: Path) -> None:
-        """Drop what is unfinished."""
-        with files.explained(workspace):
-            files.delete(workspace)
-            files.make_folder(workspace)
+        key = _key(revision)
+        with files.explained(self._home):
+            files.make_folder(self._folder)
+        folder = self._folder / f"{UNFINISHED}{key}"
+        with workspaces.held(
+            self._locks, f"compressor-{key}", f"the compressor for {base}", "compressor train", folder
+        ):
+            yield folder
 
     def staging(self, workspace: Path) -> Path:
         """An empty folder in a workspace, in which to write one for `commit`."""
-        folder = workspace / "compressor"
-        with files.explained(workspace):
-            files.delete(folder)
-            files.make_folder(folder)
-        return folder
+        return workspaces.emptied(workspace / "compressor")
 
     def commit(
         self, base: str, revision: str, workspace: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kmcli.errors import KmError, NotFoundError, UsageError, did_you_mean
-from kmcli.library import files, names
+from kmcli.library import files, names, workspaces
 from kmcli.library.contents import now
 from kmcli.library.database import Database
 from kmcli.library.layout import Layout, has_weights
@@ -106,30 +106,13 @@ class Extractors:
 
         Raises UsageError for a name that is not allowed, KmError where another process has it.
         """
-        key = names.key(checked(name))
-        folder = self._layout.extractor_workspace(key)
-        with self._locks.hold(folder.name, f"the extractor {name}", "extractor train", 0.0):
-            with files.explained(folder):
-                files.make_folder(folder)
-            try:
-                yield folder
-            finally:
-                if not any(folder.glob("checkpoint*")):  # nothing to go on with
-                    files.delete(folder)
-
-    def clear(self, workspace: Path) -> None:
-        """Drop what is unfinished."""
-        with files.explained(workspace):
-            files.delete(workspace)
-            files.make_folder(workspace)
+        folder = self._layout.extractor_workspace(names.key(checked(name)))
+        with workspaces.held(self._locks, folder.name, f"the extractor {name}", "extractor train", folder):
+            yield folder
 
     def staging(self, workspace: Path) -> Path:
         """An empty folder in a workspace, in which to write an extractor for `commit`."""
-        folder = workspace / "extractor"
-        with files.explained(workspace):
-            files.delete(folder)
-            files.make_folder(folder)
-        return folder
+        return workspaces.emptied(workspace / "extractor")
 
     def commit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmcli.evaluation.comparison import Adapter, Comparison
-from kmcli.report.html import Html, el, join
+from kmcli.report.html import Html, el, join, wide_table
 from kmcli.report.numbers import count, interval, percent, seconds, size
 from kmcli.report.plot import measured
 
@@ -20,14 +20,7 @@ def adapters(comparison: Comparison) -> Html | None:
     return join(
         [
             el("p", "Its modules side by side. Stand before: tokens in memory before every question.", class_="soft"),
-            el(
-                "div",
-                el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="kinds"),
-                class_="wide",
-                tabindex="0",
-                role="region",
-                aria_label="The document's modules side by side",
-            ),
+            wide_table("kinds", "The document's modules side by side", heads, rows),
         ]
     )
 

@@ -39,6 +39,12 @@ def el(name: str, /, *inside: Part, **attributes: str | float | bool | None) -> 
     return Html(f"<{name}{written}>" if name in _VOID else f"<{name}{written}>{join(inside)}</{name}>")
 
 
+def wide_table(class_: str, label: str, heads: Iterable[Part], rows: Iterable[Part]) -> Html:
+    """A table that scrolls by itself, by keyboard as well, where the window is narrower."""
+    table = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_=class_)
+    return el("div", table, class_="wide", tabindex="0", role="region", aria_label=label)
+
+
 def _attribute(key: str) -> str:
     return key.rstrip("_").replace("_", "-")
 

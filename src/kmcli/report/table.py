@@ -8,7 +8,7 @@ from kmcli.evaluation import METHODS
 from kmcli.evaluation.comparison import Comparison, Row
 from kmcli.evaluation.metrics import among
 from kmcli.report.answers import shown_rows
-from kmcli.report.html import Html, Part, el
+from kmcli.report.html import Html, Part, el, wide_table
 from kmcli.report.numbers import count, interval, percent, probability, seconds, size
 from kmcli.report.plot import COLOURS, marker, measured, style_of
 from kmcli.types import Score
@@ -35,14 +35,7 @@ def table(comparison: Comparison) -> Html:
     notes = [el("li", el("b", row.key), ": ", row.note) for row in comparison.rows if row.note]
     return el(
         "div",
-        el(
-            "div",
-            el("table", el("thead", el("tr", *heads)), el("tbody", *body), class_="rows"),
-            class_="wide",
-            tabindex="0",
-            role="region",
-            aria_label="Scores and costs of every row",
-        ),
+        wide_table("rows", "Scores and costs of every row", heads, body),
         el(
             "p",
             "Means per question. Memory: the keys and values that the base keeps of what it reads. p to KM: how likely "
@@ -72,14 +65,7 @@ def kinds(comparison: Comparison) -> Html | None:
         cells = [_shaded(row.kinds.get(kind)) for row in shown]
         named = el("th", kind or "not said", scope="row")
         lines.append(el("tr", named, el("td", str(_asked(shown, kind)), class_="number"), *cells))
-    return el(
-        "div",
-        el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="kinds"),
-        class_="wide",
-        tabindex="0",
-        role="region",
-        aria_label="Scores by kind of question",
-    )
+    return wide_table("kinds", "Scores by kind of question", heads, lines)
 
 
 def _asked(rows: list[Row], kind: str) -> int:

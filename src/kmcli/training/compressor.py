@@ -16,8 +16,6 @@ anew for each, and all of that by the step's number, as in `loop`.
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,16 +25,15 @@ import torch
 
 from kmcli.adapters.compressor import Learning
 from kmcli.bases import Loaded
-from kmcli.errors import InterruptedRun, KmError
+from kmcli.errors import KmError
 from kmcli.objectives.losses import distillation, next_token
-from kmcli.training import checkpoint, figures
+from kmcli.training import checkpoint
 from kmcli.training.compressor_recipe import CompressorRecipe
 from kmcli.training.forward import causal, check_head, decoder, logits, scored_states
 from kmcli.training.kernels import fast_layers
-from kmcli.training.loop import CHECKPOINT_EVERY, EVALUATE_EVERY, EVALUATIONS, PATIENCE, learning_rate_factor
-from kmcli.training.memory import kept_memory
 from kmcli.training.segments import Drawn, Example, Text, usable_text
-from kmcli.types import Event, Recipe, Reporter
+from kmcli.training.stepwise import Stepwise
+from kmcli.types import Recipe, Reporter
 
 
 def train(
@@ -69,7 +66,7 @@ def train(
     return metrics
 
 
-class _Run:
+class _Run(Stepwise):
     """Shapes: as in `adapters.summary`; L layers, N scored tokens."""
 
     def __init__(
@@ -81,17 +78,13 @@ class _Run:
         folder: Path,
         report: Reporter,
     ) -> None:
-        self.learning, self.recipe, self.folder, self.report = learning, recipe, folder, report
-        self.model, self.loaded, self.parameters = learning.model, learning.loaded, learning.parameters
-        self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
-        self.progress, self.best = checkpoint.restore(folder, self.parameters, self.optimiser)
-        self.before = self.progress.tokens, self.progress.seconds
+        self.learning, self.recipe = learning, recipe
+        self.model, self.loaded = learning.model, learning.loaded
+        optimiser = torch.optim.AdamW(learning.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
+        schedule = Recipe(schedule="cosine", warmup=recipe.warmup)
+        super().__init__(learning.parameters, optimiser, recipe, schedule, recipe.steps, folder, report)
         self.drawn = Drawn(self.loaded, texts, recipe)
         self.held_out = self.drawn.held_out(held_out)
-        self.every = max(EVALUATE_EVERY, recipe.steps // EVALUATIONS)
-        self.schedule = Recipe(schedule="cosine", warmup=recipe.warmup)
-
-    # --- a step
 
     def losses(self, examples: Sequence[Example], pooled: bool = False) -> list[torch.Tensor]:
         """Of each example, one after the other: no two have the same before what they read. pooled: with the means of token
@@ -126,49 +119,24 @@ class _Run:
     def train(self) -> dict[str, Any]:
         first = self.drawn.batch(0)[0].view
         check_head(self.model, self.loaded, (first.student_ids[:-1], first.student_mask))
-        means = self._evaluate(pooled=True) if self.held_out else None
-        with kept_memory(), checkpoint.deferred_interrupt() as interrupted:
-            while self.progress.step < self.recipe.steps and not self._stalled:
-                started = time.monotonic()
-                self._step()
-                self.progress.seconds += time.monotonic() - started
-                stop = interrupted()
-                self._keep(stop)
-                if stop:
-                    message = f"stopped at step {self.progress.step} of {self.recipe.steps}; nothing is lost."
-                    raise InterruptedRun(message, "The same command goes on from there.")
-        if self.best:
-            checkpoint.bring_back(self.parameters, self.best)
-        return self._metrics(means)
+        means = self.held_out_loss(pooled=True)
+        self.run()
+        more = {"means_loss": means, "texts": len(self.drawn.texts), "held_out_examples": len(self.held_out)}
+        return self.metrics(self.loaded.device, more)
 
-    def _step(self) -> None:
-        progress, recipe = self.progress, self.recipe
-        examples = self.drawn.batch(progress.step)
-        self.optimiser.zero_grad()
+    def gradients(self) -> float:
+        examples = self.drawn.batch(self.progress.step)
         self.model.train()
+        self.optimiser.zero_grad()
         loss = torch.stack(self.losses(examples)).mean()
         loss.backward()
-        value = float(loss.detach())
-        length = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip))
-        if not math.isfinite(value + length):
-            raise KmError(
-                f"training diverged at step {progress.step + 1}: the loss is not a number.",
-                f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}",
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * learning_rate_factor(progress.step, recipe.steps, self.schedule)
-        self.optimiser.step()
-        progress.step += 1
-        progress.tokens += sum(sum(one.view.student_mask) for one in examples)
-        progress.curve.append({"step": progress.step, "loss": value})
-        if self.held_out and (progress.step % self.every == 0 or progress.step == recipe.steps):
-            progress.last = progress.curve[-1]["held_out"] = self._evaluate()
-            if progress.best is None or progress.last < progress.best:
-                progress.best, progress.best_step = progress.last, progress.step
-                self.best = checkpoint.copy(self.parameters)
+        self.progress.tokens += sum(sum(one.view.student_mask) for one in examples)
+        return float(loss.detach())
 
     @torch.no_grad()
-    def _evaluate(self, pooled: bool = False) -> float:
+    def held_out_loss(self, pooled: bool = False) -> float | None:
+        if not self.held_out:
+            return None
         self.model.eval()
         found = [
             float(loss)
@@ -176,43 +144,3 @@ class _Run:
             for loss in self.losses(self.held_out[start : start + self.recipe.batch], pooled)
         ]
         return sum(found) / len(found)
-
-    @property
-    def _stalled(self) -> bool:
-        progress = self.progress
-        if not self.recipe.early_stopping or progress.best is None:
-            return False
-        return progress.step - progress.best_step >= PATIENCE * self.every
-
-    def _keep(self, stop: bool) -> None:
-        progress = self.progress
-        if stop or progress.step % CHECKPOINT_EVERY == 0:
-            checkpoint.save(self.folder, self.parameters, self.optimiser, progress, self.best)
-        tokens, seconds = self.before
-        shown = figures.live(
-            {"loss": progress.curve[-1]["loss"]}, progress, progress.tokens - tokens, progress.seconds - seconds
-        )
-        self.report(Event("train", "", progress.step, self.recipe.steps, shown))
-
-    def _metrics(self, means: float | None) -> dict[str, Any]:
-        progress = self.progress
-        return {
-            "steps": progress.step,
-            "planned_steps": self.recipe.steps,
-            "best_step": progress.best_step or None,
-            "train_loss": progress.curve[-1]["loss"] if progress.curve else None,
-            "held_out_loss": progress.best,
-            "means_loss": means,
-            "texts": len(self.drawn.texts),
-            "held_out_examples": len(self.held_out),
-            **figures.work(progress, self.loaded.device),
-            "curve": figures.thinned(progress.curve),
-        }
-
-
-def split(names: Sequence[str], recipe: CompressorRecipe) -> tuple[list[str], list[str]]:
-    """Texts to train on, and held out: none of fewer than four."""
-    random = torch.Generator().manual_seed(recipe.seed)
-    order = [sorted(names)[place] for place in torch.randperm(len(names), generator=random).tolist()]
-    count = max(1, round(recipe.held_out * len(order))) if recipe.held_out and len(order) >= 4 else 0
-    return order[count:], order[:count]

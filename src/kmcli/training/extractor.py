@@ -9,7 +9,6 @@ decided by the step count, as in `loop`.
 from __future__ import annotations
 
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,11 @@ import torch
 from kmcli.adapters.extractor import Mixture
 from kmcli.adapters.stack import Adapter
 from kmcli.bases import Loaded
-from kmcli.errors import InterruptedRun, KmError, ResourceError
+from kmcli.errors import ResourceError
 from kmcli.library.extractors import ExtractorRecipe
-from kmcli.training import checkpoint, figures
 from kmcli.training.forward import check_head, decoder, logits, out_of_memory
 from kmcli.training.gradients import MICRO_TOKENS, OTHERWISE
-from kmcli.training.loop import CHECKPOINT_EVERY, EVALUATE_EVERY, EVALUATIONS, PATIENCE, learning_rate_factor
-from kmcli.training.memory import kept_memory
+from kmcli.training.stepwise import Stepwise
 from kmcli.types import Event, Recipe, Reporter
 
 MODULE_BYTES = 1 << 30
@@ -129,7 +126,7 @@ def answer_scores(
     return list(means.split([len(example.answers) for example in examples]))
 
 
-class _Run:
+class _Run(Stepwise):
     def __init__(
         self,
         loaded: Loaded,
@@ -141,66 +138,41 @@ class _Run:
         report: Reporter,
     ) -> None:
         self.loaded, self.examples, self.held_out, self.modules = loaded, examples, held_out, modules
-        self.recipe, self.folder, self.report = recipe, folder, report
+        self.recipe, self.report = recipe, report
         self.mixture = Mixture(loaded, recipe.rank, recipe.alpha, recipe.seed)
-        self.parameters = {
+        parameters = {
             name: value for name, value in self.mixture.parameters.items() if recipe.modules or ".w_km" not in name
         }
-        pairs = {name for name in self.parameters if ".lora_" not in name}
+        pairs = {name for name in parameters if ".lora_" not in name}
         groups = [
-            {"params": [one for name, one in self.parameters.items() if (name in pairs) == paired], "times": times}
+            {"params": [one for name, one in parameters.items() if (name in pairs) == paired], "times": times}
             for paired, times in ((False, 1.0), (True, recipe.weights_rate))
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.progress, self.best = checkpoint.restore(folder, self.parameters, self.optimiser)
-        self.before = self.progress.tokens, self.progress.seconds
+        optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        steps = recipe.steps or math.ceil(recipe.epochs * len(examples) / recipe.batch)
+        schedule = Recipe(schedule=recipe.schedule, warmup=recipe.warmup)
+        super().__init__(parameters, optimiser, recipe, schedule, steps, folder, report)
         self.tokens = self.progress.micro_tokens or MICRO_TOKENS.get(loaded.device.type, OTHERWISE)
-        self.steps = recipe.steps or math.ceil(recipe.epochs * len(examples) / recipe.batch)
-        self.every = max(EVALUATE_EVERY, self.steps // EVALUATIONS)
-        self.schedule = Recipe(schedule=recipe.schedule, warmup=recipe.warmup)
 
     def train(self) -> dict[str, Any]:
         first = self.examples[0]
         ids = first.prompt + first.answers[0][:-1]
         check_head(self.loaded.model, self.loaded, (ids, [False] * (len(ids) - 1) + [True]))
-        alone = self._evaluate(alone=True) if self.held_out else None
-        with kept_memory(), checkpoint.deferred_interrupt() as interrupted:
-            while self.progress.step < self.steps and not self._stalled:
-                started = time.monotonic()
-                self._step()
-                self.progress.seconds += time.monotonic() - started
-                stop = interrupted()
-                self._keep(stop)
-                if stop:
-                    message = f"stopped at step {self.progress.step} of {self.steps}; nothing is lost."
-                    raise InterruptedRun(message, "The same command goes on from there.")
-        if self.best:
-            checkpoint.bring_back(self.parameters, self.best)
-        return self._metrics(alone)
+        alone = self.held_out_loss(alone=True)
+        self.run()
+        w_km, w_ke = self.mixture.weights()
+        more = {
+            "module_loss": alone,
+            "training_questions": len(self.examples),
+            "held_out_questions": len(self.held_out),
+            "w_km": round(w_km, 4) if self.recipe.modules else None,
+            "w_ke": round(w_ke, 4),
+        }
+        return self.metrics(self.loaded.device, more)
 
-    def _step(self) -> None:
-        progress, recipe = self.progress, self.recipe
-        loss = self._gradients(batch_of(progress.step, self.examples, recipe))
-        length = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip))
-        if not math.isfinite(loss + length):
-            raise KmError(
-                f"training diverged at step {progress.step + 1}: the loss is not a number.",
-                f"Try a lower learning rate: --restart --set learning_rate={recipe.learning_rate / 3:.1g}",
-            )
-        rate = recipe.learning_rate * learning_rate_factor(progress.step, self.steps, self.schedule)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["times"]
-        self.optimiser.step()
-        progress.step += 1
-        progress.curve.append({"step": progress.step, "loss": loss})
-        if self.held_out and (progress.step % self.every == 0 or progress.step == self.steps):
-            progress.last = progress.curve[-1]["held_out"] = self._evaluate()
-            if progress.best is None or progress.last < progress.best:
-                progress.best, progress.best_step = progress.last, progress.step
-                self.best = checkpoint.copy(self.parameters)
-
-    def _gradients(self, batch: Sequence[Example]) -> float:
-        """Leave a batch's gradients in the parameters; its loss. Goes on with smaller pieces where memory runs out."""
+    def gradients(self) -> float:
+        """Goes on with smaller pieces where memory runs out."""
+        batch = batch_of(self.progress.step, self.examples, self.recipe)
         while True:
             self.optimiser.zero_grad()
             total = 0.0
@@ -216,6 +188,7 @@ class _Run:
                 if not out_of_memory(error):
                     raise
                 self.tokens = min(self.tokens, sum(example.tokens for example in batch)) // 2
+                self.progress.micro_tokens = self.tokens  # where it goes on, it need not find out again
                 if self.tokens < max(example.tokens for example in batch) // 2:
                     raise ResourceError(
                         "one question alone does not fit in memory.",
@@ -225,48 +198,15 @@ class _Run:
                 self.report(Event("train", message, warning=True))
 
     @torch.no_grad()
-    def _evaluate(self, alone: bool = False) -> float:
-        """The mean loss of the questions about documents that are held out."""
+    def held_out_loss(self, alone: bool = False) -> float | None:
+        """A mean over the questions about documents that are held out."""
+        if not self.held_out:
+            return None
         found = [
             example_losses(answer_scores(self.loaded, self.mixture, self.modules, piece, alone), piece).sum()
             for piece in pieces(sorted(self.held_out, key=lambda one: one.tokens), self.tokens)
         ]
         return float(sum(found)) / len(self.held_out)
-
-    @property
-    def _stalled(self) -> bool:
-        progress = self.progress
-        if not self.recipe.early_stopping or progress.best is None:
-            return False
-        return progress.step - progress.best_step >= PATIENCE * self.every
-
-    def _keep(self, stop: bool) -> None:
-        progress = self.progress
-        if stop or progress.step % CHECKPOINT_EVERY == 0:
-            progress.micro_tokens = self.tokens
-            checkpoint.save(self.folder, self.parameters, self.optimiser, progress, self.best)
-        tokens, seconds = self.before
-        numbers = {"loss": progress.curve[-1]["loss"]}
-        shown = figures.live(numbers, progress, progress.tokens - tokens, progress.seconds - seconds)
-        self.report(Event("train", "", progress.step, self.steps, shown))
-
-    def _metrics(self, alone: float | None) -> dict[str, Any]:
-        progress = self.progress
-        w_km, w_ke = self.mixture.weights()
-        return {
-            "steps": progress.step,
-            "planned_steps": self.steps,
-            "best_step": progress.best_step or None,
-            "train_loss": progress.curve[-1]["loss"] if progress.curve else None,
-            "held_out_loss": progress.best,
-            "module_loss": alone,
-            "training_questions": len(self.examples),
-            "held_out_questions": len(self.held_out),
-            "w_km": round(w_km, 4) if self.recipe.modules else None,
-            "w_ke": round(w_ke, 4),
-            **figures.work(progress, self.loaded.device),
-            "curve": figures.thinned(progress.curve),
-        }
 
 
 def batch_of(step: int, examples: Sequence[Example], recipe: ExtractorRecipe) -> list[Example]:
@@ -290,11 +230,3 @@ def pieces(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
         some.append(example)
     if some:
         yield some
-
-
-def split(documents: Sequence[str], recipe: ExtractorRecipe) -> tuple[list[str], list[str]]:
-    """Documents to train on, and held out: none of fewer than four."""
-    random = torch.Generator().manual_seed(recipe.seed)
-    order = [sorted(documents)[place] for place in torch.randperm(len(documents), generator=random).tolist()]
-    count = max(1, round(recipe.held_out * len(order))) if recipe.held_out and len(order) >= 4 else 0
-    return order[count:], order[:count]

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmcli.bases import Base, Loaded
+from kmcli.bases import Loaded
 from kmcli.chunking import join_pages
 from kmcli.errors import UsageError
-from kmcli.library import files
 from kmcli.library.compressors import Kept
-from kmcli.library.layout import RUN
-from kmcli.types import Document, Event
+from kmcli.types import Document
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.resuming import take_up
 
 if TYPE_CHECKING:
-    from kmcli.training.compressor_recipe import CompressorRecipe
     from kmcli.training.segments import Text
 
 MATERIAL = 256
@@ -53,16 +48,18 @@ def train(house: House, names: Sequence[str], settings: Sequence[str], restart: 
     from kmcli.training import compressor as training
     from kmcli.training.compressor_recipe import resolve
     from kmcli.training.segments import usable_text
+    from kmcli.training.stepwise import split
 
     recipe, base = resolve(settings), house.base()
     house.announce(base)
     compressors = house.library.compressors
     with compressors.training(base.name, base.revision) as workspace:
-        resumed = _take_up(house, base, workspace, recipe, documents, restart)
+        what = ("texts", f"compressor for {base.name}")
+        resumed = take_up(house, workspace, dataclasses.asdict(recipe), _inputs(house, documents), what, restart)
         loaded = house.load(base)
         found = {document.id: _text(house, loaded, document) for document in documents}
         found = {about: text for about, text in found.items() if usable_text(text)}
-        taught, held = training.split(list(found), recipe)
+        taught, held = split(list(found), recipe.held_out, recipe.seed)
         out = compressors.staging(workspace)
         metrics = training.train(
             loaded,
@@ -109,25 +106,9 @@ def _text(house: House, loaded: Loaded, document: Document) -> Text:
     return Text(ids(join_pages(house.library.text(document))), fitting)
 
 
-def _take_up(
-    house: House, base: Base, workspace: Path, recipe: CompressorRecipe, documents: Sequence[Document], restart: bool
-) -> bool:
-    """Whether an unfinished training is gone on with: one by the same recipe on the same texts and study material. Any other
-    is dropped, and this one noted."""
-    seen = [
+def _inputs(house: House, documents: Sequence[Document]) -> object:
+    """What identifies the texts, and the study material."""
+    return [
         [document.id, document.text_sha256, [sample.id for sample in house.library.samples(document)]]
         for document in sorted(documents, key=lambda one: one.id)
     ]
-    digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-    run = json.dumps({"recipe": dataclasses.asdict(recipe), "texts_sha256": digest}, indent=2)
-    file = workspace / RUN
-    unfinished = any(workspace.glob("checkpoint*"))
-    if unfinished and not restart and file.exists() and file.read_text("utf-8") == run:
-        house.report(Event("train", f"going on with the unfinished compressor for {base.name}"))
-        return True
-    if unfinished and not restart:
-        house.warn(f"texts or recipe differ from the unfinished compressor for {base.name}: starting anew")
-    house.library.compressors.clear(workspace)
-    with files.explained(workspace):
-        files.write(file, run.encode())
-    return False

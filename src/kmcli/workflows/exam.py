@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +74,9 @@ def write_questions(house: House, document: Document, writer: Writer, recipe: Re
     def report(event: Event) -> None:
         house.report(replace(event, stage="questions", message=event.message and "writing the exam"))
 
-    try:
-        student = writer.base.prompts
+    student = writer.base.prompts
+    with suppress(_Late):  # the other passages are not asked about
         write(writer.engine(), chunks, recipe, writer.prompts, finished, {}, hand_over, report, True, student)
-    except _Late:
-        pass  # the other passages are not asked about
 
 
 def estimate_questions(house: House, document: Document, writer: Writer, recipe: Recipe) -> float:

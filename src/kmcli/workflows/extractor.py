@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from kmcli import adapters
 from kmcli.errors import NotFoundError, UsageError
-from kmcli.library import files
 from kmcli.library.extractors import Extractor, ExtractorRecipe
-from kmcli.types import Document, Event, KnowledgeModule, Question
+from kmcli.types import Document, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
 from kmcli.workflows.naming import find_all
+from kmcli.workflows.resuming import take_up
 
 if TYPE_CHECKING:
     from kmcli.training.extractor import Example
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +62,7 @@ def train(
         )
     from kmcli.training import extractor as training
     from kmcli.training.extractor_recipe import resolve
+    from kmcli.training.stepwise import split
     from kmcli.workflows import extractor_questions
 
     with house.library.extractors.training(name) as workspace:
@@ -100,8 +97,9 @@ def train(
                 f"no question fits in the {base.context:,} tokens that {base.name} reads at once.",
                 "Let it read fewer passages, or give shorter questions: --questions FILE",
             )
-        taught, held = training.split(list(found), recipe)
-        resumed = _take_up(house, name, workspace, recipe, modules, found, restart)
+        taught, held = split(list(found), recipe.held_out, recipe.seed)
+        inputs, what = _inputs(recipe, modules, found), ("documents, questions", f"training of {name}")
+        resumed = take_up(house, workspace, recipe.as_json(), inputs, what, restart)
 
         out = house.library.extractors.staging(workspace)
         metrics = training.train(
@@ -152,32 +150,12 @@ def _modules(house: House, documents: Sequence[Document], needed: bool) -> dict[
     return {about: module for about, (_, module) in found.items() if module}
 
 
-def _take_up(
-    house: House,
-    name: str,
-    workspace: Path,
-    recipe: ExtractorRecipe,
-    modules: Mapping[str, KnowledgeModule],
-    found: Mapping[str, Sequence[Example]],
-    restart: bool,
-) -> bool:
-    """Whether an unfinished training is gone on with: one by the same recipe on the same questions and modules. Any other
-    is dropped, and this one noted."""
+def _inputs(
+    recipe: ExtractorRecipe, modules: Mapping[str, KnowledgeModule], found: Mapping[str, Sequence[Example]]
+) -> object:
+    """What identifies the questions, and the modules that they are read with."""
     tokens = [[about, one.prompt, one.answers, one.right] for about, some in found.items() for one in some]
-    with_modules = [module.id for module in modules.values()] if recipe.modules else []
-    digest = hashlib.sha256(json.dumps([tokens, with_modules]).encode()).hexdigest()
-    run = json.dumps({"recipe": recipe.as_json(), "questions_sha256": digest}, indent=2)
-    file = workspace / RUN
-    unfinished = any(workspace.glob("checkpoint*"))
-    if unfinished and not restart and file.exists() and file.read_text("utf-8") == run:
-        house.report(Event("train", f"going on with the unfinished training of {name}"))
-        return True
-    if unfinished and not restart:
-        house.warn(f"documents, questions or recipe differ from the unfinished training of {name}: starting anew")
-    house.library.extractors.clear(workspace)
-    with files.explained(workspace):
-        files.write(file, run.encode())
-    return False
+    return [tokens, [module.id for module in modules.values()] if recipe.modules else []]
 
 
 def _card(name: str, recipe: ExtractorRecipe, metrics: Mapping[str, object]) -> str:

@@ -14,6 +14,7 @@ from kmcli.bases import Base, Loaded
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
 from kmcli.errors import InterruptedRun, KmError, ResourceError
+from kmcli.library import workspaces
 from kmcli.library.files import explained
 from kmcli.training import Job, train_together
 from kmcli.training.mixture import study_tasks
@@ -263,7 +264,7 @@ class Group:
         except (InterruptedRun, ResourceError):
             raise
         except KmError:
-            if not any(library.workspace(task.document).glob("checkpoint*")):
+            if not workspaces.begun(library.workspace(task.document)):
                 library.clear_workspace(task.document)
             raise
 
