@@ -87,7 +87,9 @@ class _Door:
             return Refused(431, "headers_too_large", f"the headers are larger than {HEAD_BYTES:,} bytes.")
         if b"transfer-encoding" in headers and b"content-length" in headers:
             # What stands before this server may go by the other one, and take the rest for another's request.
-            return Refused(400, "ambiguous_length", "the request says twice how long it is.")
+            # Nothing behind it is read as another one (RFC 9112, section 6.1).
+            closing = {"Connection": "close"}
+            return Refused(400, "ambiguous_length", "the request says twice how long it is.", headers=closing)
         if self._key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             if not is_local(_without_port(host)):
