@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 test: check
 
 check: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check src tests examples bench basemodel

@@ -12,7 +12,10 @@ from workflow_cases import EXAMPLES, finish, is_sound, km
 
 __all__ = ["km"]
 
-QUICKLY = ("--set", "generations=1", "--set", "tasks=qa", "--set", "steps=6", "--set", "batch=4")
+QUICKLY = (
+    *("--set", "generations=1", "--set", "tasks=qa", "--set", "steps=6", "--set", "batch=4"),
+    *("--set", "exam_rounds=0"),
+)
 
 
 def test_the_main_job(km: Km, km_home: Path) -> None:
