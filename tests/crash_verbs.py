@@ -29,8 +29,7 @@ from kmcli.engines import hf as hf_engine
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.errors import KmError
 from kmcli.library import Library
-from kmcli.training import extractor as extractor_loop
-from kmcli.training import loop
+from kmcli.training import loop, stepwise
 from material_crashes import say
 
 SETTINGS = ("chunk_tokens=24", "tasks=qa:2", "generations=2", "steps=2", "batch=2", "rank=2", "exam=no")
@@ -59,6 +58,7 @@ STUDIED = (("synth", "works", *SET[:6]),)
 TRAINED = (*STUDIED, ("train", "works", *SET))
 UPDATED = (*TRAINED, ("add", "--update", "works", "{in}/rebuilt.txt"))
 EXTRACTOR = ("--set", "steps=2", "--set", "rank=2", "--set", "batch=2", "--set", "held_out=0")
+COMPRESSOR = ("--set", "steps=2", "--set", "rank=2", "--set", "batch=1", "--set", "held_out=0")
 ASKED = (
     ("works", "Who built the works?", "Bo"),
     ("works", "When did they burn down?", "1902"),
@@ -88,6 +88,13 @@ VERBS = (
         ("extractor", "train", "qa", "--questions", "{in}/asked.jsonl", *EXTRACTOR),
         before=(*TRAINED, ("train", "heron", *SET)),
         touches=("extractor qa",),
+    ),
+    Verb("compressor", ("compressor", "train", *COMPRESSOR), touches=("compressor tiny",)),
+    Verb(
+        "recompress",
+        ("compressor", "train", *COMPRESSOR, "--set", "seed=7"),
+        before=(("compressor", "train", *COMPRESSOR),),
+        touches=("compressor tiny",),
     ),
     Verb(
         "chat",
@@ -137,7 +144,7 @@ class Place:
         torch.set_num_threads(1)
         before = dict(os.environ)
         real = bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
-        extractors_every = extractor_loop.CHECKPOINT_EVERY
+        stepwise_every = stepwise.CHECKPOINT_EVERY
         loaded = bases.load(self._base, "cpu")
 
         def engine(loaded: Any, model: Any = None) -> Any:
@@ -151,12 +158,12 @@ class Place:
             del os.environ[name]
         os.environ["KM_MODEL"] = str(self._base.path)
         bases.load, bases.load_tokenizer = lambda base, device, bits=0: loaded, lambda base: loaded.tokenizer
-        hf_engine.HfEngine, loop.CHECKPOINT_EVERY, extractor_loop.CHECKPOINT_EVERY = engine, 1, 1
+        hf_engine.HfEngine, loop.CHECKPOINT_EVERY, stepwise.CHECKPOINT_EVERY = engine, 1, 1
         try:
             yield
         finally:
             bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
-            extractor_loop.CHECKPOINT_EVERY = extractors_every
+            stepwise.CHECKPOINT_EVERY = stepwise_every
             os.environ.clear()
             os.environ.update(before)
 
