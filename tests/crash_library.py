@@ -94,7 +94,7 @@ def outcome(root: Path) -> dict[str, Any]:
             found[f"extractor {extractor.name}"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
         for compressor in library.compressors.all():
             weights = [file.read_bytes() for file in sorted(compressor.path.glob("*.safetensors"))]
-            found[f"compressor {compressor.base}"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
+            found["compressor"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
         said = [(turn.question, turn.answer.text) for one in library.conversations.all() for turn in one.turns]
         if said:  # whichever conversation it was said in: the same command begins another
             found["said"] = list(dict.fromkeys(said))

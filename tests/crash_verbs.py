@@ -89,12 +89,12 @@ VERBS = (
         before=(*TRAINED, ("train", "heron", *SET)),
         touches=("extractor qa",),
     ),
-    Verb("compressor", ("compressor", "train", *COMPRESSOR), touches=("compressor tiny",)),
+    Verb("compressor", ("compressor", "train", *COMPRESSOR), touches=("compressor",)),
     Verb(
         "recompress",
         ("compressor", "train", *COMPRESSOR, "--set", "seed=7"),
         before=(("compressor", "train", *COMPRESSOR),),
-        touches=("compressor tiny",),
+        touches=("compressor",),
     ),
     Verb(
         "chat",

@@ -26,7 +26,7 @@ from crash_verbs import VERBS, Loss, Place, Recording, sampled
 from kmcli import config
 from kmcli.bases import folder as folder_of_base
 from kmcli.export import place as export_place
-from kmcli.library import Library, check, conversations, files, layout, modules
+from kmcli.library import Library, check, compressors, conversations, files, layout, modules
 from kmcli.library import samples as study
 from kmcli.types import silent
 from kmcli.workflows import extracting, importing
@@ -194,6 +194,7 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
     "a new folder of conversations is flushed": ("chat", conversations, "files", without(files, "sync")),
+    "a new folder of compressors is flushed": ("compressor", compressors, "files", without(files, "sync")),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),
     "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
 }
