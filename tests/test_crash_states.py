@@ -127,6 +127,22 @@ def test_a_revision_that_a_cut_has_torn_is_made_anew(
     assert revision() == first == memo.read_text()
 
 
+def test_what_a_repair_sets_aside_is_still_there(tmp_path: Path) -> None:
+    """It may be all that is left of a library whose database was lost."""
+    home = tmp_path / "home"
+    Library.open(home).close()
+    (home / "documents" / "stray").mkdir()
+    (home / "documents" / "stray" / "text-1.md").write_text("the heron")
+
+    def repair() -> None:
+        with Library.open(home) as library:
+            assert [finding.repaired for finding in library.check(repair=True)] == [True]
+
+    may_be = left(tmp_path, repair)
+    assert [state for state in may_be if b"the heron" not in state.values()] == []
+    assert any(path.startswith("home/lost/") for path in may_be[0])
+
+
 def test_what_an_extractor_was_baked_into_is_whole_or_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
