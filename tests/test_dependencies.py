@@ -60,7 +60,9 @@ def test_what_is_imported_is_declared() -> None:
                 for package in {one.lower().replace("_", "-") for one in of_module.get(name, ())}:
                     found.setdefault(package, f"{file.name}: {name}")
     assert len(found) > 20
-    assert {package: where for package, where in found.items() if WITH_OTHERS.get(package, package) not in declared} == {}
+    assert {
+        package: where for package, where in found.items() if WITH_OTHERS.get(package, package) not in declared
+    } == {}
 
 
 def test_an_audit_that_asked_about_nothing_is_none() -> None:

@@ -64,7 +64,7 @@ def _require_token(ray: Any) -> None:
     number = re.match(r"(\d+)\.(\d+)", ray.__version__)
     if number is None or (int(number[1]), int(number[2])) < _ASKS:
         raise ResourceError(
-            f"Ray {ray.__version__} begins clusters that everybody in the network can use.",
+            f"this Ray ({ray.__version__}) begins clusters that everybody in the network can use.",
             "Install a newer one: pip install 'kmcli[ray]'",
         )
 
