@@ -92,11 +92,15 @@ def outcome(root: Path) -> dict[str, Any]:
                 (extractor.path / name).read_bytes() for name in ("adapter_model.safetensors", "mixing.safetensors")
             ]
             found[f"extractor {extractor.name}"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
+        for compressor in library.compressors.all():
+            weights = [file.read_bytes() for file in sorted(compressor.path.glob("*.safetensors"))]
+            found["compressor"] = hashlib.sha256(b"".join(weights)).hexdigest()[:12]
         said = [(turn.question, turn.answer.text) for one in library.conversations.all() for turn in one.turns]
         if said:  # whichever conversation it was said in: the same command begins another
             found["said"] = list(dict.fromkeys(said))
         names = home / "names"
-        found["names"] = sorted(filter(None, names.read_text().split("\n"))) if names.exists() else None
+        if names.exists() and (held := sorted(filter(None, names.read_text().split("\n")))):
+            found["names"] = held  # a shell takes an empty file for none
     return found
 
 

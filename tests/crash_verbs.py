@@ -58,6 +58,7 @@ STUDIED = (("synth", "works", *SET[:6]),)
 TRAINED = (*STUDIED, ("train", "works", *SET))
 UPDATED = (*TRAINED, ("add", "--update", "works", "{in}/rebuilt.txt"))
 EXTRACTOR = ("--set", "steps=2", "--set", "rank=2", "--set", "batch=2", "--set", "held_out=0")
+COMPRESSOR = ("--set", "steps=2", "--set", "rank=2", "--set", "batch=1", "--set", "held_out=0")
 ASKED = (
     ("works", "Who built the works?", "Bo"),
     ("works", "When did they burn down?", "1902"),
@@ -87,6 +88,13 @@ VERBS = (
         ("extractor", "train", "qa", "--questions", "{in}/asked.jsonl", *EXTRACTOR),
         before=(*TRAINED, ("train", "heron", *SET)),
         touches=("extractor qa",),
+    ),
+    Verb("compressor", ("compressor", "train", *COMPRESSOR), touches=("compressor",)),
+    Verb(
+        "recompress",
+        ("compressor", "train", *COMPRESSOR, "--set", "seed=7"),
+        before=(("compressor", "train", *COMPRESSOR),),
+        touches=("compressor",),
     ),
     Verb(
         "chat",
@@ -136,7 +144,7 @@ class Place:
         torch.set_num_threads(1)
         before = dict(os.environ)
         real = bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY
-        extractors_every = stepwise.CHECKPOINT_EVERY
+        stepwise_every = stepwise.CHECKPOINT_EVERY
         loaded = bases.load(self._base, "cpu")
 
         def engine(loaded: Any, model: Any = None) -> Any:
@@ -155,7 +163,7 @@ class Place:
             yield
         finally:
             bases.load, bases.load_tokenizer, hf_engine.HfEngine, loop.CHECKPOINT_EVERY = real
-            stepwise.CHECKPOINT_EVERY = extractors_every
+            stepwise.CHECKPOINT_EVERY = stepwise_every
             os.environ.clear()
             os.environ.update(before)
 

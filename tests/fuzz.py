@@ -48,6 +48,14 @@ def fuzz(target: Target, count: int, start: int, folder: Path) -> Fuzzed:
     """folder: an empty one, which is km's home meanwhile."""
     found = Fuzzed()
 
+    def run(value: object) -> None:
+        with _limited():
+            try:
+                target.run(folder, value)
+            except KmError as error:
+                found.refused += 1
+                check(error)
+
     @seed(start)
     @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -55,12 +63,10 @@ def fuzz(target: Target, count: int, start: int, folder: Path) -> Fuzzed:
     def once(value: object) -> None:
         found.inputs += 1
         try:
-            with _limited():
-                try:
-                    target.run(folder, value)
-                except KmError as error:
-                    found.refused += 1
-                    check(error)
+            try:
+                run(value)
+            except Stuck:  # or the machine stood still meanwhile
+                run(value)
         except (Exception, Stuck) as error:  # noqa: BLE001  (whatever it is, it is what is looked for)
             steps = [step for step in traceback.extract_tb(error.__traceback__) if "/hypothesis/" not in step.filename]
             where = f"{type(error).__name__} at {Path(steps[-1].filename).name}:{steps[-1].lineno}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -163,12 +165,49 @@ def test_a_parser_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_a_child_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    for said in ({"kind": "../x", "pages": 1, "title": ""}, {"error": "SystemExit", "message": "m.", "hint": "h"}):
+    for said in (
+        {"kind": "../x", "pages": 1, "title": ""},
+        {"kind": ["pdf"], "pages": 1, "title": ""},
+        {"kind": "pdf", "pages": "1", "title": ""},
+        {"kind": "pdf", "pages": 1, "title": ["a"]},
+        {"error": "SystemExit", "message": "m.", "hint": "h"},
+        {"error": [], "message": "m.", "hint": "h"},
+        {"error": "KmError", "message": {"a": 1}, "hint": "h"},
+    ):
         monkeypatch.setattr(worker, "_exchange", lambda *given, said=said: (said, b""))
         with Worker() as one, pytest.raises(KmError):
             parsed("a.pdf", b"%PDF-", one)
     with pytest.raises(worker._Gone):
         worker._event({"stage": "read", "command": "rm"})
+    whole = dataclasses.asdict(Event("read", "page 3 is a picture", 1, 2, warning=True))
+    assert worker._event(whole) == Event("read", "page 3 is a picture", 1, 2, warning=True)
+    for odd in ({"message": 5}, {"stage": None}, {"done": "1"}, {"command": "rm"}, {"numbers": 3}):
+        with pytest.raises(worker._Gone):
+            worker._event({**whole, **odd})
+    for odd in ([], None, "read"):
+        with pytest.raises(worker._Gone):
+            worker._event(odd)
+
+
+def test_how_much_a_child_may_say() -> None:
+    def said(head: bytes, body: int, text: bytes = b"text") -> tuple[dict[str, Any], bytes]:
+        return worker._receive(Counted(worker._HEAD.pack(len(head), body) + head + text), 1000)
+
+    assert said(b'{"a": 1}', 4) == ({"a": 1}, b"text")
+    for head, body in ((b'{"a": 1}', 5), (b'{"a": 1}', 1 << 40), (b"[" * 100_000, 4), (b"[1]", 4), (b"\xff", 4)):
+        with pytest.raises(worker._Gone):
+            said(head, body)
+    with pytest.raises(worker._Gone):
+        worker._receive(Counted(worker._HEAD.pack(1 << 31, 0)))
+
+
+class Counted(io.BytesIO):
+    """Reads what is asked for, if that is not too much to ask."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        assert 0 <= size < 1 << 20, "room for all of it would be made first"
+        return super().read(size)
 
 
 def test_plain_text_starts_no_process() -> None:

@@ -26,7 +26,7 @@ from crash_verbs import VERBS, Loss, Place, Recording, sampled
 from kmcli import config
 from kmcli.bases import folder as folder_of_base
 from kmcli.export import place as export_place
-from kmcli.library import Library, check, conversations, files, layout, modules
+from kmcli.library import Library, check, compressors, conversations, files, layout, modules
 from kmcli.library import samples as study
 from kmcli.types import silent
 from kmcli.workflows import extracting, importing
@@ -127,6 +127,22 @@ def test_a_revision_that_a_cut_has_torn_is_made_anew(
     assert revision() == first == memo.read_text()
 
 
+def test_what_a_repair_sets_aside_is_still_there(tmp_path: Path) -> None:
+    """It may be all that is left of a library whose database was lost."""
+    home = tmp_path / "home"
+    Library.open(home).close()
+    (home / "documents" / "stray").mkdir()
+    (home / "documents" / "stray" / "text-1.md").write_text("the heron")
+
+    def repair() -> None:
+        with Library.open(home) as library:
+            assert [finding.repaired for finding in library.check(repair=True)] == [True]
+
+    may_be = left(tmp_path, repair)
+    assert [state for state in may_be if b"the heron" not in state.values()] == []
+    assert any(path.startswith("home/lost/") for path in may_be[0])
+
+
 def test_what_an_extractor_was_baked_into_is_whole_or_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +210,7 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
     "a new folder of conversations is flushed": ("chat", conversations, "files", without(files, "sync")),
+    "a new folder of compressors is flushed": ("compressor", compressors, "files", without(files, "sync")),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),
     "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
 }

@@ -261,8 +261,8 @@ def test_an_estimate_of_what_cannot_be_read(km: Km, tmp_path: Path) -> None:
     run = km("train", "blank", "--estimate", *TINY)
     assert run.code == 1
     assert run.err.splitlines()[-1] == (
-        "km: of 8 drafts about blank the base confirmed none: nothing could be trained. "
-        "Choose a larger base with --model (see km models)."
+        "km: none of 8 drafts about blank was kept. "
+        "Choose a larger base with --model (see km models), or let it write more than that: --set tasks=qa,summary"
     )
     assert km("train", "--estimate").code == 2
     assert km("train", "nope", "--estimate").code == 3

@@ -146,7 +146,7 @@ def test_doctor_finds_and_repairs(km: Km, trained_home: Path) -> None:
     (module / "recipe.json").unlink()
     run = km("doctor")
     assert run.code == 1
-    assert run.out.count("BAD      library") == 2
+    assert run.out.count("problem  library") == 2
     assert run.err == "2 problems found. km doctor --repair mends what it can.\n"
     run = km("doctor", "--repair")
     assert (run.code, run.err) == (0, "")

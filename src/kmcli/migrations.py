@@ -169,6 +169,11 @@ def migrate(db: sqlite3.Connection, lock_file: Path) -> None:
         ) from None
 
 
+def check(db: sqlite3.Connection) -> None:
+    """Raises KmError where a newer km has changed the database since it was opened."""
+    _version(db)
+
+
 def _version(db: sqlite3.Connection) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):

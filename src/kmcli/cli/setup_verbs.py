@@ -142,7 +142,7 @@ def doctor(
 
     with opened(screen) as house:
         checks = setup.doctor(house, repair)
-    marks = {"ok": "ok", "warn": "warning", "bad": "BAD"}
+    marks = {"ok": "ok", "warn": "warning", "bad": "problem"}
     subject = max((len(check.subject) for check in checks), default=0)
     width, indent = columns(sys.stdout), 9 + subject + 2
     for check in checks:

@@ -103,17 +103,19 @@ def _exchange(
     assert child.stdout is not None
     _send(child.stdin, dataclasses.asdict(task), data)
     while True:
-        header, body = _receive(child.stdout)
+        header, body = _receive(child.stdout, task.limits.max_memory * 1_000_000)
         if "event" not in header:
             return header, body
         report(_event(header["event"]))
 
 
 def _event(given: Any) -> Event:
-    try:
-        return Event(**given)
-    except TypeError:
-        raise _Gone from None
+    match given:
+        case {"stage": str(stage), "message": str(message), "done": done, "total": total, "numbers": {}, **others}:
+            counted = all(one is None or isinstance(one, int | float) for one in (done, total))
+            if counted and others.keys() <= {"warning"}:
+                return Event(stage, message, done, total, warning=bool(others.get("warning")))
+    raise _Gone
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -129,11 +131,11 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _result(header: dict[str, Any], body: bytes, task: Task) -> Parsed:
     match header:
-        case {"kind": kind, "pages": pages, "title": title} if kind in ingest.READERS:
+        case {"kind": str(kind), "pages": int() | None as pages, "title": str(title)} if kind in ingest.READERS:
             return kind, Extract(body.decode("utf-8", "replace"), pages, title)
         case {"memory": True}:
             task.limits.too_hungry(task.name)
-        case {"error": error, "message": message, "hint": hint}:
+        case {"error": str(error), "message": str(message), "hint": str(hint)}:
             raise _ERRORS.get(error, KmError)(message, hint)
     raise KmError(f"{task.name} cannot be read: its parser fails ({header.get('fault')}).", _ELSEWHERE)
 
@@ -153,11 +155,14 @@ def _send(stream: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
         raise _Gone from None
 
 
-def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+def _receive(stream: IO[bytes], most: int = _LONGEST_BODY) -> tuple[dict[str, Any], bytes]:
+    """most: bytes of a body; who sends more than that makes no sense."""
     try:
         head, body = _HEAD.unpack(stream.read(_HEAD.size))
-        header, data = json.loads(stream.read(min(head, _LONGEST_HEAD))), stream.read(min(body, _LONGEST_BODY))
-    except (OSError, ValueError, struct.error):
+        if head > _LONGEST_HEAD or body > most:
+            raise _Gone
+        header, data = json.loads(stream.read(head)), stream.read(body)
+    except (OSError, ValueError, RecursionError, struct.error):
         raise _Gone from None
     if not isinstance(header, dict) or len(data) < body:
         raise _Gone

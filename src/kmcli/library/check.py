@@ -156,5 +156,8 @@ class _Inspection:
                 self.found("the names that a shell completes are not those of the documents.", REPAIR, published.anew)
 
     def _set_aside(self, orphan: Path) -> None:
+        new = not self.layout.lost.is_dir()
         files.make_folder(self.layout.lost)
+        if new:
+            files.sync(self.layout.home)
         files.move(orphan, self.layout.lost / f"{orphan.parent.name}-{orphan.name}-{secrets.token_hex(2)}")

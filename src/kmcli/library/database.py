@@ -14,7 +14,7 @@ from typing import Literal
 from kmcli.errors import ResourceError
 from kmcli.library import files
 from kmcli.library.names import key
-from kmcli.migrations import migrate
+from kmcli.migrations import check, migrate
 from kmcli.types import Document
 
 BUSY_SECONDS = 60.0
@@ -66,6 +66,7 @@ class Database:
             # Taking the write lock at once is what lets SQLite wait for others instead of failing half-way.
             self._connection.execute("BEGIN IMMEDIATE")
         try:
+            check(self._connection)  # a newer km may have come since: what it keeps, this one would not
             yield
             with self._explained():
                 self._connection.execute("COMMIT")
@@ -76,17 +77,17 @@ class Database:
 
     def document(self, column: Literal["id", "name_key", "sha256", "source"], value: str) -> Document | None:
         rows = self.rows(f"SELECT * FROM documents WHERE {column} = ?", value)
-        return _document(rows[0]) if rows else None
+        return self._document(rows[0]) if rows else None
 
     def documents(self, rest: str = "ORDER BY name_key", *values: str | int) -> list[Document]:
         """All of them, by name; or what the rest of the statement says, after SELECT documents.* FROM documents."""
-        return [_document(row) for row in self.rows(f"SELECT documents.* FROM documents {rest}", *values)]
+        return [self._document(row) for row in self.rows(f"SELECT documents.* FROM documents {rest}", *values)]
 
     def trained(self) -> Iterator[Document]:
         """Those with a module, the last trained first."""
         with self._explained():
             yield from map(
-                _document,
+                self._document,
                 self._connection.execute(
                     "SELECT documents.* FROM documents JOIN modules ON document_id = documents.id ORDER BY number DESC"
                 ),
@@ -105,6 +106,13 @@ class Database:
         for tag in document.tags:
             self.rows("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", key(tag), document.id, tag)
 
+    def _document(self, row: sqlite3.Row) -> Document:
+        try:
+            return _document(row)
+        except IndexError:  # a column is missing
+            check(self._connection)
+            raise
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -112,6 +120,7 @@ class Database:
         except sqlite3.DatabaseError as error:
             hint = _HINTS.get(str(error))
             if hint is None:
+                check(self._connection)  # whose tables are others
                 raise
             raise ResourceError(f"the library's database {self.path} cannot be used: {error}.", hint) from error
 

@@ -7,10 +7,12 @@ was packed while nobody wrote is a state from which the same work goes on.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from kmcli.errors import KmError
 from kmcli.library import files
 from kmcli.library.layout import RUN
 from kmcli.library.library import Library
@@ -22,6 +24,8 @@ Stamps = dict[str, tuple[int, int, int]]
 MATERIAL = ("chunks.jsonl", "samples.jsonl", "scores.jsonl", "exam.jsonl", "written.jsonl")
 """In the order in which they are written: the log of finished work last, because it promises the rest."""
 WORKSPACE, MODULE = "training", "module"
+_NAME = re.compile(r"(?!\.+(/|$))[\w.-]+(/(?!\.+(/|$))[\w.-]+)*", re.ASCII)
+"""Of a file below a folder: it leads nowhere else."""
 HEAVY = ("targets.bin", "before")
 """In a workspace: what is computed again. So is the adapter in its folder `module`, which is just being saved."""
 
@@ -64,6 +68,7 @@ def pack(library: Library, document: Document, sent: Stamps, text: bool = False)
 
 def unpack(library: Library, parcel: Parcel) -> Stamps:
     """Put a whole parcel into a library that does not have the document. Returns what `pack` need not send back."""
+    _check(parcel)
     folder, document, module = library.adopt(parcel.document), parcel.document, parcel.module
     with library.lock(document, "train"), files.explained(library.home):
         for name, data in parcel.files.items():
@@ -81,8 +86,10 @@ def take(library: Library, parcel: Parcel) -> None:
     """Bring back into a document's own library what was made of it elsewhere: study material, then its module, if there is
     a new one, then where its training stands. Whoever calls holds the document's lock.
 
-    Every moment of it is one from which the training goes on, or begins again.
+    Every moment of it is one from which the training goes on, or begins again. Raises KmError, before anything is written,
+    for a parcel that leads out of its document: it is another machine's.
     """
+    _check(parcel)
     document, module = parcel.document, parcel.module
     folder = library.source_file(document).parent
     with files.explained(library.home):
@@ -96,6 +103,14 @@ def take(library: Library, parcel: Parcel) -> None:
         elif module:
             _commit(library, parcel, module)
         _take_workspace(library, parcel)
+
+
+def _check(parcel: Parcel) -> None:
+    module = parcel.module
+    if not all(map(_NAME.fullmatch, parcel.files)) or (module and (not _NAME.fullmatch(module.id) or "/" in module.id)):
+        raise KmError(
+            f"a worker sent files of {parcel.document.name} that are not among its own.", "Is every machine yours?"
+        )
 
 
 def _commit(library: Library, parcel: Parcel, module: KnowledgeModule) -> None:

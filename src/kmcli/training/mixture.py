@@ -226,7 +226,7 @@ def mix(
             )
             tells, facts = bool(telling), len({_fact(sample) for sample in study})
             if not taught:
-                raise KmError("there is no study material to train on.", "Write some first: km synth NAME")
+                raise _nothing_taught(name, objective, good, own)
         else:
             taught, held = _of_windows(objective, text, loaded, recipe, other)
             tells, facts = True, 0
@@ -245,6 +245,22 @@ def mix(
         batch = KEPT_BATCHES * recipe.batch
         parts.append(Part("kept", weight, AS_BEFORE, range(start, len(views)), range(0), batch))
     return Mixture(views, tuple(parts))
+
+
+def _nothing_taught(name: str, objective: OfSamples, good: Sequence[Sample], own: Sequence[Sample]) -> KmError:
+    """good: what may be trained on; own: what of it the objective learns from."""
+    if not good:
+        return KmError("there is no study material to train on.", "Write some first: km synth NAME")
+    if not own:
+        kinds = " and ".join(objective.tasks or ())
+        return KmError(
+            f"of {kinds}, which the objective {name} learns from, nothing that was written was kept.",
+            f"Choose a larger base with --model (see km models), or leave {name} out of --objective.",
+        )
+    return KmError(
+        f"of {len(own):,} samples of study material none is left to train on: they are held out, or have no answer.",
+        "Have more written: --set generations=N",
+    )
 
 
 def also_studied(held: Sequence[Sample], taught: Sequence[Sample]) -> list[Sample]:

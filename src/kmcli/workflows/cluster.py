@@ -202,14 +202,16 @@ class _Fleet:
                 self._pass_on(event)
             return
         document_id = message.parcel.document.id if isinstance(message, Kept) else message.document_id
-        one = out[document_id]
+        one = out.get(document_id)
+        if one is None:  # which this worker was not given, or has ended with
+            return
         if isinstance(message, Kept):
-            parcels.take(self._house.library, message.parcel)
+            parcels.take(self._house.library, replace(message.parcel, document=one.document))
             return
         del out[document_id]
         try:
             if message.parcel:
-                parcels.take(self._house.library, message.parcel)
+                parcels.take(self._house.library, replace(message.parcel, document=one.document))
             if isinstance(message.result, KmError):
                 self._failed(one, message.result)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from contextlib import contextmanager, redirect_stdout
 from typing import IO, Any
 
 from kmcli.errors import KmError, ResourceError, UsageError
+
+_ASKS = (2, 59)
+"""The first Ray that asks for a token where a cluster is begun by `init`."""
 
 
 def check() -> None:
@@ -42,6 +46,7 @@ def connected(address: str) -> Iterator[Any]:
                 except ConnectionError:
                     if address != "auto":
                         raise
+                    _require_token(ray)
                     ray.init(address="local", include_dashboard=False, **quiet)
         except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ResourceError(
@@ -52,6 +57,16 @@ def connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _require_token(ray: Any) -> None:
+    """Raises ResourceError where a cluster begun here would run whatever anybody in the network sends it."""
+    number = re.match(r"(\d+)\.(\d+)", ray.__version__)
+    if number is None or (int(number[1]), int(number[2])) < _ASKS:
+        raise ResourceError(
+            f"this Ray ({ray.__version__}) begins clusters that everybody in the network can use.",
+            "Install a newer one: pip install 'kmcli[ray]'",
+        )
 
 
 @contextmanager

@@ -39,6 +39,8 @@ TELL_EVERY = 1.0
 """Seconds between two tellings of how far a batch is."""
 SCRATCH = "km-worker-"
 """What the folders of workers begin with, among the machine's temporary files."""
+_OWN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+"""How they are opened: what others of the machine put there under such a name is not waited for, nor followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +243,18 @@ def _scratch() -> Path:
     top = Path(tempfile.gettempdir())
     for old in top.glob(f"{SCRATCH}*"):
         with suppress(OSError):
-            lock = os.open(old, os.O_RDONLY)
+            lock = os.open(old, _OWN)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old, ignore_errors=True)
             finally:
                 os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # until the process ends
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        lock = os.open(folder, _OWN)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the process ends
+        if folder.exists():
+            break
+        os.close(lock)  # another worker took it for one that was left, in between
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from kmcli import bases
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
-from kmcli.errors import InterruptedRun, KmError, UsageError
+from kmcli.errors import InterruptedRun, UsageError
 from kmcli.synthesis.estimate import Estimate
 from kmcli.synthesis.judge import BEST
 from kmcli.training.estimate import TrainingEstimate, ask, estimate
@@ -26,7 +26,7 @@ from kmcli.workflows import exam, imported, redline, rounds
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
-from kmcli.workflows.material import RecipeOptions, recipe_for
+from kmcli.workflows.material import RecipeOptions, nothing_kept, recipe_for, trainable
 from kmcli.workflows.naming import find_all
 from kmcli.workflows.study import as_wished
 from kmcli.workflows.writer import open_writer
@@ -91,6 +91,7 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
     base = bases.find(recipe.model, house.report, recipe.revision)
     reads = reader(base, loader.tokenizer(base))
     chunks = house.study_chunks(document, reads, recipe)
+    texts = {chunk.sha256: chunk.text for chunk in chunks}
     tasks = study_tasks(recipe)
     material, samples, bytes_written, questions = None, list[Sample](), 0, None
     if tasks:
@@ -104,12 +105,8 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
         new = stand_ins(made or there, material.samples, chunks)
         bytes_written = sum(len(json.dumps(asdict(sample))) + 1 for sample in new)
         samples = [replace(sample, score=BEST if sample.score is None else sample.score) for sample in (*there, *new)]
-        if not samples:
-            raise KmError(
-                f"of {material.measured:,} drafts about {document.name} the base confirmed none: nothing could be trained.",
-                "Choose a larger base with --model (see km models).",
-            )
-    texts = {chunk.sha256: chunk.text for chunk in chunks}
+        if not trainable(samples, texts, recipe):
+            raise nothing_kept(document, material.measured, {}, recipe)
     text = join_pages(house.library.text(document))
     with tempfile.TemporaryDirectory(prefix="km-estimate-") as name:
         folder, asked, other = Path(name), None, None

@@ -23,7 +23,7 @@ from kmcli.workflows import card, exam, examined, imported, redline, rounds, sta
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.course import Course
 from kmcli.workflows.house import Failure, House
-from kmcli.workflows.material import write_missing
+from kmcli.workflows.material import nothing_kept, trainable, write_missing
 from kmcli.workflows.standing import Standing
 from kmcli.workflows.task import Task, Trained, remember, took
 from kmcli.workflows.teaching import compute_predictions
@@ -177,17 +177,14 @@ class Group:
         recipe = task.recipe
         reads = reader(task.base, self._loader.tokenizer(task.base))
         task.chunks = chunks = house.study_chunks(document, reads, recipe)
+        texts = {chunk.sha256: chunk.text for chunk in chunks}
         samples: list[Sample] = []
         if task.material:
             attached = imported.attach(house, document, reads, recipe, chunks)
             imported.tell(house, document, attached)
             samples = attached.samples
-            if not samples:
-                raise KmError(
-                    f"the base wrote nothing about {document.name} that it confirmed itself.",
-                    "Choose a larger base with --model (see km models).",
-                )
-        texts = {chunk.sha256: chunk.text for chunk in chunks}
+            if not trainable(samples, texts, recipe):
+                raise nothing_kept(document, task.material.written, task.material.reasons, recipe)
         kept: list[Sample] = []
         if task.redline:
             task.asked = redline.questions(house, document, task.redline, samples, recipe, task.base)

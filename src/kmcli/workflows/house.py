@@ -50,7 +50,13 @@ class House:
         Raises ResourceError where it cannot be had, or only another version of it is here.
         """
         recipe = module.recipe
-        base = bases.find(recipe.model, self.report, recipe.revision)
+        try:
+            base = bases.find(recipe.model, self.report, recipe.revision)
+        except UsageError:  # a folder that is gone is no name of anything
+            raise ResourceError(
+                f"the base that {document.name} was trained on is gone: {recipe.model}.",
+                f"Bring it back, or train on another: km train {document.name} --model MODEL",
+            ) from None
         if base.revision != recipe.revision:
             raise self._other_version(document, recipe, base)
         if self.settings["model"].origin == "flag" and not self._is_set(base):

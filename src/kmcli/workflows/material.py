@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from kmcli.errors import InterruptedRun, KmError
 from kmcli.synthesis import judge
 from kmcli.synthesis.check import KEPT, Counts
 from kmcli.synthesis.plan import Planned, plan
-from kmcli.synthesis.write import Unit, confirmed_share, shares, write
+from kmcli.synthesis.write import IN_WORDS, Unit, confirmed_share, shares, write
+from kmcli.training.mixture import study_tasks
 from kmcli.training.recipes import resolve
-from kmcli.types import Document, Event, Recipe, Sample
+from kmcli.types import Document, Event, Recipe, Sample, silent
 from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House, usable
 from kmcli.workflows.naming import find_all
@@ -175,6 +176,27 @@ def write_missing(house: House, document: Document, writer: Writer, recipe: Reci
 
 def no_text(document: Document) -> KmError:
     return KmError(f"{document.name} has no text to study.", "Is it the right file? See km show " + document.name)
+
+
+def trainable(samples: Sequence[Sample], chunks: Collection[str], recipe: Recipe) -> bool:
+    """Whether any of the samples is about a chunk of these hashes, and of a task that the recipe is trained on."""
+    return bool(judge.good_enough(samples, chunks, replace(recipe, tasks=study_tasks(recipe), min_score=0), silent))
+
+
+def nothing_kept(document: Document, drafts: int, reasons: Mapping[str, Mapping[str, int]], recipe: Recipe) -> KmError:
+    """All that was written about a document was dropped. drafts, reasons: of this run, where it wrote any."""
+    said = f"nothing that was written about {document.name} was kept"
+    if drafts:
+        total: Counter[str] = Counter()
+        for one in reasons.values():
+            total.update({reason: count for reason, count in one.items() if count and reason in IN_WORDS})
+        why = ", ".join(f"{count:,} {IN_WORDS[reason]}" for reason, count in total.most_common())
+        said = f"none of {drafts:,} drafts about {document.name} was kept" + (f" ({why})" if why else "")
+    larger = "a larger teacher with --teacher" if recipe.teacher else "a larger base with --model (see km models)"
+    if "summary" in plan(recipe):
+        return KmError(f"{said}.", f"Choose {larger}.")
+    tasks = ",".join([*recipe.tasks, "summary"])
+    return KmError(f"{said}.", f"Choose {larger}, or let it write more than that: --set tasks={tasks}")
 
 
 def makers_of(writer: Writer, recipe: Recipe) -> dict[str, str]:
