@@ -102,25 +102,25 @@ _km() {
     "watch --model") _km_words embedded; _km_models; _km_files; return ;;
     "watch --device") _km_words auto cpu cuda mps; return ;;
     "train --preset") _km_words quick standard paper; return ;;
-    "train --recipe") _km_files; return ;;
     "train --set") :; return ;;
-    "train --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
+    "train --recipe") _km_files; return ;;
+    "train --model") _km_words embedded; _km_models; _km_files; return ;;
+    "train --device") _km_words auto cpu cuda mps; return ;;
     "train --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "train --teacher") _km_words ; _km_models; _km_files; return ;;
-    "train --distil-from") _km_words base teacher; return ;;
-    "train --adapter") _km_words lora cartridge compressed; return ;;
-    "train --tokens") :; return ;;
-    "train --frozen") :; return ;;
-    "train --ratio") :; return ;;
-    "train --init") _km_listed names; return ;;
     "train --chunk-tokens") :; return ;;
     "train --overlap") :; return ;;
     "train --generations") :; return ;;
     "train --max-tokens") :; return ;;
     "train --temperature") :; return ;;
     "train --min-score") :; return ;;
-    "train --model") _km_words embedded; _km_models; _km_files; return ;;
-    "train --device") _km_words auto cpu cuda mps; return ;;
+    "train --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
+    "train --distil-from") _km_words base teacher; return ;;
+    "train --adapter") _km_words lora cartridge compressed; return ;;
+    "train --tokens") :; return ;;
+    "train --frozen") :; return ;;
+    "train --ratio") :; return ;;
+    "train --init") _km_listed names; return ;;
     "train --processes") _km_words 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; return ;;
     "train --ray") :; return ;;
     "ask --method") _km_words auto km rag full bare; return ;;
@@ -183,14 +183,14 @@ _km() {
     "eval --preset") _km_words quick standard paper; return ;;
     "eval --recipe") _km_files; return ;;
     "eval --set") :; return ;;
-    "eval --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
+    "eval --model") _km_words embedded; _km_models; _km_files; return ;;
+    "eval --device") _km_words auto cpu cuda mps; return ;;
     "eval --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "eval --teacher") _km_words ; _km_models; _km_files; return ;;
     "eval --chunk-tokens") :; return ;;
     "eval --overlap") :; return ;;
     "eval --generations") :; return ;;
-    "eval --model") _km_words embedded; _km_models; _km_files; return ;;
-    "eval --device") _km_words auto cpu cuda mps; return ;;
+    "eval --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
     "compressor --set") :; return ;;
     "compressor --model") _km_words embedded; _km_models; _km_files; return ;;
     "compressor --device") _km_words auto cpu cuda mps; return ;;
@@ -203,6 +203,11 @@ _km() {
     "synth --preset") _km_words quick standard paper; return ;;
     "synth --recipe") _km_files; return ;;
     "synth --set") :; return ;;
+    "synth --export") _km_files; return ;;
+    "synth --import") _km_files; return ;;
+    "synth --task") _km_words qa summary question question_for unanswerable entities structure ask use-case creative generic; _km_tasks; return ;;
+    "synth --model") _km_words embedded; _km_models; _km_files; return ;;
+    "synth --device") _km_words auto cpu cuda mps; return ;;
     "synth --engine") _km_words auto hf vllm openai llamacpp; return ;;
     "synth --teacher") _km_words ; _km_models; _km_files; return ;;
     "synth --chunk-tokens") :; return ;;
@@ -211,16 +216,11 @@ _km() {
     "synth --max-tokens") :; return ;;
     "synth --temperature") :; return ;;
     "synth --min-score") :; return ;;
-    "synth --export") _km_files; return ;;
-    "synth --import") _km_files; return ;;
-    "synth --task") _km_words qa summary question question_for unanswerable entities structure ask use-case creative generic; _km_tasks; return ;;
-    "synth --model") _km_words embedded; _km_models; _km_files; return ;;
-    "synth --device") _km_words auto cpu cuda mps; return ;;
     "synth --ray") :; return ;;
   esac
   for ((index = 2; index < COMP_CWORD; index++)); do  # positional arguments before this one
     case "$verb ${COMP_WORDS[index]}" in
-      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "train --preset" | "train --recipe" | "train --set" | "train --objective" | "train --engine" | "train --teacher" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --model" | "train --device" | "train --processes" | "train --ray" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --objective" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --model" | "eval --device" | "compressor --set" | "compressor --model" | "compressor --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device" | "synth --ray") index=$((index + 1)) ;;
+      "add --name" | "add --tag" | "add --column" | "add --update" | "add --model" | "ls --tag" | "tag --add" | "tag --remove" | "watch --tag" | "watch --every" | "watch --preset" | "watch --recipe" | "watch --set" | "watch --model" | "watch --device" | "train --preset" | "train --set" | "train --recipe" | "train --model" | "train --device" | "train --engine" | "train --teacher" | "train --chunk-tokens" | "train --overlap" | "train --generations" | "train --max-tokens" | "train --temperature" | "train --min-score" | "train --objective" | "train --distil-from" | "train --adapter" | "train --tokens" | "train --frozen" | "train --ratio" | "train --init" | "train --processes" | "train --ray" | "ask --method" | "ask --weight" | "ask --extractor" | "ask --model" | "ask --device" | "ask --engine" | "chat --delete" | "chat --method" | "chat --turns" | "chat --extractor" | "chat --model" | "chat --device" | "chat --engine" | "compare --questions" | "compare --methods" | "compare --retriever" | "compare --k" | "compare --kept" | "compare --embedder" | "compare --extractor" | "compare --forgetting" | "compare --judge" | "compare --engine" | "compare --report" | "compare --model" | "compare --device" | "search -k" | "search --passages" | "search --retriever" | "search --embedder" | "search --device" | "serve --host" | "serve --port" | "serve --extractor" | "serve --api-key" | "serve --engine" | "serve --parallel" | "serve --waiting" | "serve --max-tokens" | "serve --max-body" | "serve --timeout" | "serve --grace" | "serve --model" | "serve --device" | "export --format" | "export --quant" | "export -o" | "export --out" | "export --converter" | "export --extractor" | "import --document" | "import --name" | "import --model" | "eval --data" | "eval --split" | "eval --limit" | "eval --methods" | "eval --extractor" | "eval --out" | "eval --preset" | "eval --recipe" | "eval --set" | "eval --model" | "eval --device" | "eval --engine" | "eval --teacher" | "eval --chunk-tokens" | "eval --overlap" | "eval --generations" | "eval --objective" | "compressor --set" | "compressor --model" | "compressor --device" | "extractor --docs" | "extractor --questions" | "extractor --passages" | "extractor --set" | "extractor --model" | "extractor --device" | "synth --preset" | "synth --recipe" | "synth --set" | "synth --export" | "synth --import" | "synth --task" | "synth --model" | "synth --device" | "synth --engine" | "synth --teacher" | "synth --chunk-tokens" | "synth --overlap" | "synth --generations" | "synth --max-tokens" | "synth --temperature" | "synth --min-score" | "synth --ray") index=$((index + 1)) ;;
       "$verb -"?* | "$verb @") ;;
       *) place=$((place + 1)) ;;
     esac
@@ -266,7 +266,7 @@ _km() {
       esac
       ;;
     train)
-      case "$cur" in -*) _km_words --all --preset --recipe --set --objective --engine --teacher --distil-from --adapter --tokens --frozen --ratio --refine --group --init --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --no-exam --force --restart --estimate --model --device --processes --ray --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --all --preset --set --recipe --estimate --no-exam --force --restart --model --device --json -q --quiet --engine --teacher --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --objective --distil-from --adapter --tokens --frozen --ratio --refine --group --init --processes --ray -h --help; return ;; esac
       case $place in
         *) _km_listed names ;;
       esac
@@ -338,7 +338,7 @@ _km() {
       esac
       ;;
     eval)
-      case "$cur" in -*) _km_words --data --split --limit --methods --extractor --out --preset --recipe --set --objective --engine --teacher --chunk-tokens --overlap --generations --force --model --device --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --data --split --limit --methods --extractor --out --preset --recipe --set --force --model --device --json -q --quiet --engine --teacher --chunk-tokens --overlap --generations --objective -h --help; return ;; esac
       case $place in
       esac
       ;;
@@ -356,7 +356,7 @@ _km() {
       esac
       ;;
     synth)
-      case "$cur" in -*) _km_words --preset --recipe --set --engine --teacher --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --force --restart --show --export --import --task --estimate --model --device --ray --json -q --quiet -h --help; return ;; esac
+      case "$cur" in -*) _km_words --preset --recipe --set --force --restart --show --export --import --task --estimate --model --device --json -q --quiet --engine --teacher --chunk-tokens --overlap --generations --max-tokens --temperature --judge --min-score --ray -h --help; return ;; esac
       case $place in
         *) _km_listed names ;;
       esac

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -26,6 +29,28 @@ from workflow_cases import NOTES, PERMITS, trained_home
 COST = "How much does Lumrick 40 cost?"
 ELSEWHERE = {"man", "completion"}
 """Verbs that are for people at a terminal alone."""
+
+
+def test_help_and_type_checkers_see_what_is_returned() -> None:
+    assert inspect.signature(kmcli.open).return_annotation == "Km"
+    assert "-> 'Km'" in pydoc.plain(pydoc.render_doc(kmcli.open))
+    assert (Path(kmcli.__file__).parent / "py.typed").exists()
+    methods = [one for name, one in inspect.getmembers(Km, callable) if not name.startswith("_")]
+    assert len(methods) > 25
+    for method in (kmcli.open, *methods):
+        names = vars(sys.modules[inspect.unwrap(method).__module__]) | _of_checkers(inspect.unwrap(method).__module__)
+        told = get_type_hints(method, globalns=names)  # NameError: a type that nobody imports
+        assert "return" in told, method.__name__
+
+
+def _of_checkers(module: str) -> dict[str, object]:
+    """What a module imports for type checkers alone."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    blocks = [one for one in tree.body if isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING"]
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(ast.Module(block.body, []), module, "exec"), names)
+    return names
 
 
 def test_import_and_open_are_light(tmp_path: Path) -> None:

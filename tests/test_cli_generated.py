@@ -11,7 +11,7 @@ import pytest
 
 from cli_cases import Km, command, environment, runner
 from kmcli.cli import boundary, completion, generate, manpage
-from kmcli.cli.app import FIRST, GROUPS, app, grouped
+from kmcli.cli.app import FIRST, GROUPS, PANELS, app, grouped, options
 from kmcli.cli.boundary import tree
 from kmcli.errors import EXIT_CODES
 
@@ -67,6 +67,22 @@ def test_help_fits_a_screen_and_names_every_verb(km: Km) -> None:
     assert sorted(shown + others) == sorted(VERBS)
     research = headings[-1]
     assert all(name in research for name in ("synth", "eval", "extractor"))
+
+
+def test_what_train_needs_every_day_stands_on_the_first_screen(km: Km) -> None:
+    lines = km("train", "--help").out.splitlines()
+    everyday = ("--all", "--preset", "--set", "--recipe", "--estimate", "--no-exam", "--force", "--restart", "--model")
+    first = [line.split()[0].rstrip(",") for line in lines[:24] if line.startswith("  -")]
+    assert first == [*everyday, "--device", "--json", "-q", "-h"]
+    assert [line for line in lines if line and not line.startswith(" ")][1:] == [
+        *("Arguments:", "Options:"),
+        *(f"{panel}:" for panel in PANELS[1:]),
+    ]
+    offered = [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")]
+    assert sorted(offered) == sorted([param.opts[0] for param in options(tree().commands["train"])] + ["-h"])
+    columns = {re.search(r"  +\S", line[2:]).end() for line in lines if line.startswith("  -")}  # type: ignore[union-attr]
+    assert len(columns) == 1  # every panel's descriptions begin in one
+    assert len(lines) <= 57
 
 
 @pytest.mark.parametrize("verb", VERBS)

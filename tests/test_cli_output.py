@@ -326,6 +326,10 @@ def test_tables_are_a_line_a_row_and_fit(rows: list[list[str]], width: int) -> N
         (lambda: render.count(1, "page"), "1 page"),
         (lambda: render.when("soon"), "soon"),
         (lambda: render.shorten("a long line of text", 10), "a long ..."),
+        (lambda: render.shorten("a short line of words", 20), "a short line of ..."),  # not "of w..."
+        (lambda: render.shorten("one-very-long-name", 10), "one-ver..."),
+        (lambda: render.shorten("a verylongword", 10), "a veryl..."),
+        (lambda: render.shorten("text", 4), "text"),
     ],
 )
 def test_values_to_text(call: Any, shown: str) -> None:

@@ -143,9 +143,11 @@ def test_questions_are_kept_by_groups(exams: Exams, tmp_path: Path) -> None:
 def test_the_strip_by_hand() -> None:
     paged = [passage(2, 0, 1), passage(0, 2, 1), passage(1, 3, 2), passage(2, 1, 2), passage(0, 0, 3)]
     legend = "        # known   + most of it   - some of it   . unknown   ? not asked about"
-    assert drawn(paged, None, "ascii") == ["page 1  #. -+ ?", legend]
-    assert drawn(paged, 14, "ascii") == ["page 1  #. -+", "page 3  ?", legend]
-    assert drawn(paged, None, "utf-8")[0] == "page 1  █░ ▒▓ ·"
+    assert drawn(paged, None, "ascii") == ["pages 1-3  #. -+ ?", f"   {legend}"]
+    assert drawn(paged, 17, "ascii") == ["pages 1-2  #. -+", "page 3     ?", f"   {legend}"]
+    assert drawn(paged, 15, "ascii") == ["page 1     #.", "page 2     -+", "page 3     ?", f"   {legend}"]
+    assert drawn(paged, None, "utf-8")[0] == "pages 1-3  █░ ▒▓ ·"
+    assert drawn(paged[:2], None, "utf-8")[0] == "page 1  █░"
     assert drawn([passage(1, 0)] * 10, 18, "ascii") == [
         "passage 1   #####",
         "passage 6   #####",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -46,4 +47,10 @@ def test_it_has_the_program_the_base_and_nothing_beside_the_package(wheel: zipfi
 def test_its_metadata_names_the_pythons_and_the_extras(wheel: zipfile.ZipFile) -> None:
     metadata = Parser().parsestr(wheel.read(next(n for n in wheel.namelist() if n.endswith("METADATA"))).decode())
     assert metadata["Requires-Python"] == ">=3.10"
-    assert {"gguf", "dense", "vllm", "bits", "openai"} <= set(metadata.get_all("Provides-Extra") or [])
+    extras = set(metadata.get_all("Provides-Extra") or [])
+    assert extras == {"gguf", "dense", "vllm", "bits", "ray", "ocr", "openai"}
+    rows = (ROOT / "docs" / "install.md").read_text("utf-8").splitlines()
+    assert {row.split("`")[1] for row in rows if row.startswith("| `")} == extras
+    texts = [*(ROOT / "src" / "kmcli").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    told = {name for text in texts for name in re.findall(r"(?:kmcli|\.)\[([a-z]+)\]", text.read_text("utf-8"))}
+    assert {"gguf", "ray"} <= told <= extras  # what km tells people to install is there

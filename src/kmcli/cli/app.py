@@ -27,19 +27,24 @@ if TYPE_CHECKING:
 GROUPS = ("Library", "Knowledge Modules", "Use", "Share", "Setup", "Research")
 FIRST = ("add", "ls", "show", "train", "ask", "chat", "compare", "search", "serve", "export", "models", "doctor")
 """The verbs that km --help explains; it names the others beside them, so that all of it is one screen of 24 lines."""
+MATERIAL, TRAINED, MANY = "Study material", "What is trained", "Several GPUs or machines"
+"""Panels of options that most people never need: help, manual and reference show them after the others."""
+PANELS = ("", MATERIAL, TRAINED, MANY)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no messages; errors and warnings only.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors and warnings only: no progress, no messages.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Base model: 'embedded', a hub name or a folder (see km models)."),
+    typer.Option("--model", metavar="NAME", help="Base: embedded, a hub name or a folder (km models)."),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="Where to compute: auto, cpu, cuda or mps.")
 ]
 Processes = Annotated[
     str | None,
-    typer.Option("--processes", metavar="N", help="So many processes share each step, one a GPU; default 1."),
+    typer.Option(
+        "--processes", metavar="N", help="So many share each step, one a GPU; default 1.", rich_help_panel=MANY
+    ),
 ]
 UseExtractor = Annotated[
     str | None, typer.Option("--extractor", metavar="EXTRACTOR", help="Answer with this Knowledge Extractor as well.")
@@ -49,6 +54,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A document's name, as
 
 NARROW = 60
 """Columns below which the help's descriptions begin further left."""
+LONGEST = 24
+"""Columns of an option that its description begins beside, and not below; all panels begin theirs in the same column."""
 
 
 class Fitting:
@@ -69,6 +76,21 @@ class Verb(Fitting, TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["[OPTIONS]", *(argument_usage(param) for param in arguments(self))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The arguments, then the options by panel: those for everybody stand on the first screen."""
+        help_option = self.get_help_option(ctx)
+        sections = [("Arguments", arguments(self))]
+        for panel, of_panel in panels(self).items():
+            sections.append((panel or "Options", [*of_panel, *([] if panel else [help_option])]))
+        written = [
+            (heading, [param.get_help_record(ctx) for param in params]) for heading, params in sections if params
+        ]
+        terms = [len(term) for heading, rows in written for term, _ in rows if heading != "Arguments"]
+        column = max((length for length in terms if length <= LONGEST), default=0) if formatter.width >= NARROW else 0
+        for heading, rows in written:
+            with formatter.section(heading):
+                formatter.write_dl([(term.ljust(column), text) for term, text in rows], col_max=column or LONGEST)
 
 
 class Verbs(Fitting, TyperGroup):
@@ -125,8 +147,15 @@ def arguments(command: Any) -> list[Any]:
 
 
 def options(command: Any) -> list[Any]:
-    """The options of a command that people see, --help excepted."""
-    return [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    """The options of a command that people see, --help excepted, panel by panel."""
+    return [param for of_panel in panels(command).values() for param in of_panel]
+
+
+def panels(command: Any) -> dict[str, list[Any]]:
+    """The options of a command that people see, --help excepted, by panel; "" is the first."""
+    seen = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    found = {panel: [param for param in seen if (param.rich_help_panel or "") == panel] for panel in PANELS}
+    return {panel: params for panel, params in found.items() if params}
 
 
 def argument_usage(param: Any) -> str:

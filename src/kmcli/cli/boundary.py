@@ -16,7 +16,7 @@ from kmcli import config
 from kmcli.cli import render, start
 from kmcli.cli.app import app
 from kmcli.cli.screen import Screen, tolerant_streams
-from kmcli.errors import KmError, UsageError
+from kmcli.errors import KmError, UsageError, did_you_mean
 
 VERBS = {
     "ask_verb": ("ask",),
@@ -89,8 +89,12 @@ def _run(words: list[str], screen: Screen) -> None:
 
 def _usage_error(error: Any) -> UsageError:
     """Typer's complaint in our words: one sentence, and where to look."""
-    message = render.one_line(error.format_message())
     path = error.ctx.command_path if error.ctx is not None else "km"
+    unknown = getattr(error, "option_name", "")
+    if unknown and hasattr(error, "possibilities"):
+        near = did_you_mean(unknown, error.possibilities or (), f"See {path} --help.")
+        return UsageError(f"there is no option {render.one_line(unknown)!r} of {path}.", near)
+    message = render.one_line(error.format_message())
     return UsageError(message[:1].lower() + message[1:].rstrip(".") + ".", f"See {path} --help.")
 
 

@@ -49,8 +49,9 @@ def chat(
         Method | None,
         typer.Option(
             "--method",
-            help="Answer by Knowledge Module, retrieval, the full text in the prompt, the bare base model; or auto, the "
-            "default after an exam: whichever is likely right, or nobody.",
+            metavar="METHOD",
+            help="km: the module; rag: retrieval; full: the whole text; bare: neither; auto, the default after an exam: "
+            "what is likely right, or nobody.",
         ),
     ] = None,
     turns: Annotated[

@@ -138,19 +138,23 @@ def drawn(passages: Sequence[Passage], width: int | None, encoding: str | None) 
     """The strip in lines of less than `width` columns (None: as wide as is usual), a cell a passage, with a gap between
     pages, and what its marks mean. In ASCII where `encoding` lacks the other marks."""
     (shades, unasked), across = _marks(encoding), (width or WIDTH) - 1
-    margin = len(f"page {max((one.pages[0] for one in passages if one.pages), default=0)}  ")
     paged = any(one.pages for one in passages)
-    margin = margin if paged else len(f"passage {len(passages)}  ")
-    lines: list[str] = []
-    for label, page in _by_page(passages):
+    pages = {one.pages[0] for one in passages if one.pages} or {0}
+    margin = len(_label(max(pages), max(pages), len(pages) > 1) if paged else f"passage {len(passages)}") + 2
+    room = max(1, across - margin)
+    rows: list[tuple[int, int, str]] = []  # the first and the last page of a line, and its cells
+    for number, page in _by_page(passages):
         cells = "".join(_shade(one, shades, unasked) for one in page)
-        if paged and lines and len(lines[-1]) + 1 + len(cells) <= across:
-            lines[-1] += " " + cells
+        if paged and rows and rows[-1][0] and len(rows[-1][2]) + 1 + len(cells) <= room:
+            rows[-1] = (rows[-1][0], number, f"{rows[-1][2]} {cells}")
             continue
-        room = max(1, across - margin)
         for start in range(0, len(cells), room):
-            name = f"passage {start + 1}" if not paged else label if start == 0 else ""
-            lines.append(f"{name:<{margin}}{cells[start : start + room]}")
+            first = start + 1 if not paged else number if start == 0 else 0
+            rows.append((first, number, cells[start : start + room]))
+    lines = []
+    for first, last, cells in rows:
+        name = f"passage {first}" if not paged else _label(first, last, last > first) if first else ""
+        lines.append(f"{name:<{margin}}{cells}")
     marks = {_shade(one, shades, unasked) for one in passages}
     legend = f"{shades[-1]} known"
     for mark, said in ((shades[2], "most of it"), (shades[1], "some of it")):
@@ -159,16 +163,20 @@ def drawn(passages: Sequence[Passage], width: int | None, encoding: str | None) 
     return [*lines, " " * margin + legend]
 
 
-def _by_page(passages: Sequence[Passage]) -> Iterator[tuple[str, list[Passage]]]:
-    """Passages by the page that they begin on, each with its label."""
+def _label(first: int, last: int, several: bool) -> str:
+    return f"pages {first}-{last}" if several else f"page {first}"
+
+
+def _by_page(passages: Sequence[Passage]) -> Iterator[tuple[int, list[Passage]]]:
+    """Passages by the page that they begin on; 0: by none."""
     page: list[Passage] = []
     for one in passages:
         if page and (one.pages or (0,))[0] != (page[0].pages or (0,))[0]:
-            yield f"page {(page[0].pages or (0,))[0]}", page
+            yield (page[0].pages or (0,))[0], page
             page = []
         page.append(one)
     if page:
-        yield f"page {(page[0].pages or (0,))[0]}", page
+        yield (page[0].pages or (0,))[0], page
 
 
 def _shade(passage: Passage, shades: str, unasked: str) -> str:

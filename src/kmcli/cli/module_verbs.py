@@ -58,8 +58,19 @@ def train(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every document that is not fresh.")] = False,
     preset: Preset = None,
-    recipe: RecipeFile = None,
     settings: Set = None,
+    recipe: RecipeFile = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what it would take, by a short trial.")
+    ] = False,
+    no_exam: Annotated[
+        bool, typer.Option("--no-exam", help="Do not question the Knowledge Module at the end.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what is fresh, or what the base cannot read.")] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="From nothing, whatever an earlier training left."),
+    ] = False,
     objective: Objective = None,
     engine: Engine = None,
     teacher: Teacher = None,
@@ -78,21 +89,6 @@ def train(
     temperature: Temperature = None,
     judge: Judge = False,
     min_score: MinScore = None,
-    no_exam: Annotated[
-        bool, typer.Option("--no-exam", help="Do not question the Knowledge Module at the end: see km show --exam.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also where it is fresh already, or the base cannot read the document.")
-    ] = False,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", help="From nothing: drop what an interrupted training left, study all of a changed text."
-        ),
-    ] = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what it would take, measured on a part that is thrown away.")
-    ] = False,
     model: Model = None,
     device: Device = None,
     processes: Processes = None,
@@ -100,9 +96,8 @@ def train(
 ) -> object:
     """Write study material, then distil it into a Knowledge Module.
 
-    Where a document has changed, only what changed is studied, from the Knowledge Module there is (see km show --changes).
-    Another objective is for experiments: lm and ddcd read the document itself and need no study material.
-    Ctrl-C saves what is done; the same command goes on from there.
+    Ctrl-C saves what is done; the same command goes on from there. Of a changed document it studies only what changed
+    (km show --changes).
     """
     from kmcli.workflows import study
 
@@ -235,7 +230,7 @@ def synth(
         str | None, typer.Option("--task", metavar="TASK", help="With --show and --export: of this task alone.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what it would take, measured on a part that is thrown away.")
+        bool, typer.Option("--estimate", help="Only say what it would take, by a short trial.")
     ] = False,
     model: Model = None,
     device: Device = None,

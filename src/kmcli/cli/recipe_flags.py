@@ -4,92 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kmcli.cli.app import MANY, MATERIAL, TRAINED
 
 if TYPE_CHECKING:
     from kmcli.workflows.material import RecipeOptions
 
-Preset = Annotated[
-    str | None, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray", metavar="ADDRESS", help="On this Ray cluster; auto: the one that is found, else this machine."
-    ),
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")]
+
+def _material(flag: str, metavar: str | None, help: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=MATERIAL)
+
+
+def _trained(flag: str, metavar: str | None, help: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=TRAINED)
+
+
+Text = str | None
+
+Preset = Annotated[Text, typer.Option("--preset", metavar="PRESET", help="How thoroughly: quick, standard or paper.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in TOML.")]
-Objective = Annotated[
-    str | None,
-    typer.Option(
-        "--objective",
-        metavar="OBJECTIVE",
-        help="What it optimises: dcd, sdcd, ddcd, lm, pit or skd; or a mix: dcd,keep.",
-    ),
-]
-Adapter = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter",
-        metavar="KIND",
-        help="What is trained: lora, cartridge (keys, values) or compressed (summary vectors).",
-    ),
-]
-Tokens = Annotated[str | None, typer.Option("--tokens", metavar="N", help="Of a cartridge: how many it has.")]
-Frozen = Annotated[
-    str | None, typer.Option("--frozen", metavar="N", help="Of a cartridge: how many, the first, are not trained.")
-]
-Ratio = Annotated[
-    str | None, typer.Option("--ratio", metavar="N", help="Of a compressed document: how many tokens a vector is for.")
-]
-Refine = Annotated[bool, typer.Option("--refine", help="Of a compressed document: train its vectors as well.")]
-OfGroup = Annotated[bool, typer.Option("--group", help="Of compressed documents: one adapter for all that are named.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value of the recipe; may be repeated.")
 ]
-Engine = Annotated[
-    str | None,
-    typer.Option("--engine", metavar="ENGINE", help="What writes: auto, hf, vllm, openai (any service) or llamacpp."),
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option("--teacher", metavar="MODEL", help="A larger model that writes: hub name, folder, GGUF, service's."),
-]
-DistilFrom = Annotated[
-    str | None,
+Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted training left, and begin again.")]
+Ray = Annotated[
+    Text,
     typer.Option(
-        "--distil-from", metavar="WHO", help="Whose predictions are learnt: base, or teacher (of one vocabulary)."
+        "--ray",
+        metavar="ADDRESS",
+        help="On this Ray cluster; auto: one found, or this machine.",
+        rich_help_panel=MANY,
     ),
 ]
-Init = Annotated[
-    str | None,
-    typer.Option(
-        "--init",
-        metavar="KM",
-        help="Begin from this document's KM, or the mean of all: library, or @TAG.",
+
+Engine = Annotated[Text, _material("--engine", "ENGINE", "What writes: auto, hf, vllm, llamacpp, openai (service).")]
+Teacher = Annotated[Text, _material("--teacher", "MODEL", "A larger model that writes: hub, folder, GGUF, service.")]
+ChunkTokens = Annotated[Text, _material("--chunk-tokens", "N", "Size of a chunk, in tokens.")]
+Overlap = Annotated[Text, _material("--overlap", "SHARE", "What a chunk repeats of the one before: 0 to 0.9.")]
+Generations = Annotated[Text, _material("--generations", "N", "How often each task is written for a chunk.")]
+MaxTokens = Annotated[Text, _material("--max-tokens", "N", "Tokens of a draft: 256; by task: summary:400.")]
+Temperature = Annotated[Text, _material("--temperature", "T", "How freely is written: 0 is always the likeliest.")]
+Judge = Annotated[bool, _material("--judge", None, "Have what writes rate each sample from 1 to 5.")]
+MinScore = Annotated[Text, _material("--min-score", "N", "Train only on samples with a score of N or more.")]
+
+Objective = Annotated[
+    Text,
+    _trained(
+        "--objective",
+        "NAME",
+        "What is optimised: dcd, sdcd, ddcd, lm, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.",
     ),
 ]
-ChunkTokens = Annotated[str | None, typer.Option("--chunk-tokens", metavar="N", help="Size of a chunk, in tokens.")]
-Overlap = Annotated[
-    str | None, typer.Option("--overlap", metavar="SHARE", help="What a chunk repeats of the one before: 0 to 0.9.")
-]
-Generations = Annotated[
-    str | None, typer.Option("--generations", metavar="N", help="How often each task is written for a chunk.")
-]
-MaxTokens = Annotated[
-    str | None,
-    typer.Option("--max-tokens", metavar="N", help="How long a draft may be, in tokens: 256; by task: summary:400."),
-]
-Temperature = Annotated[
-    str | None, typer.Option("--temperature", metavar="T", help="How freely is written: 0 is always the likeliest.")
-]
-Judge = Annotated[bool, typer.Option("--judge", help="Have each sample rated from 1 to 5 by what writes it.")]
-MinScore = Annotated[
-    str | None, typer.Option("--min-score", metavar="N", help="Train only on samples with a score of N or more.")
-]
+DistilFrom = Annotated[Text, _trained("--distil-from", "WHO", "Whose predictions are learnt: base or teacher.")]
+Init = Annotated[Text, _trained("--init", "KM", "Begin from this document's KM, or a mean: library, @TAG.")]
+Adapter = Annotated[Text, _trained("--adapter", "KIND", "lora, cartridge (keys, values) or compressed (vectors).")]
+Tokens = Annotated[Text, _trained("--tokens", "N", "Of a cartridge: how many it has.")]
+Frozen = Annotated[Text, _trained("--frozen", "N", "Of a cartridge: how many, the first, are not trained.")]
+Ratio = Annotated[Text, _trained("--ratio", "N", "Compressed: how many tokens a vector is for.")]
+Refine = Annotated[bool, _trained("--refine", None, "Compressed: train its vectors as well.")]
+OfGroup = Annotated[bool, _trained("--group", None, "Compressed: one adapter for all that are named.")]
 
 
 def recipe_options(

@@ -21,11 +21,15 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """`text` on one line, cut to `width` columns."""
+    """`text` on one line, cut to `width` columns; after a word, where that costs no more than a third of them."""
     from rich.cells import cell_len, set_cell_size
 
     line = one_line(text)
-    return line if cell_len(line) <= width else set_cell_size(line, max(0, width - 3)) + "..."
+    if cell_len(line) <= width:
+        return line
+    cut = set_cell_size(line, max(0, width - 3))
+    whole = cut.rpartition(" ")[0] if line.startswith(cut) and line[len(cut)] != " " else ""
+    return (f"{whole} " if cell_len(whole) * 3 > width * 2 else cut) + "..."
 
 
 def wrapped(text: str, width: int | None, indent: int = 0, first: str = "") -> str:

@@ -35,12 +35,20 @@ def export(
     format: Annotated[
         ExportFormat | None,
         typer.Option(
-            "--format", help="gguf-lora, peft: the module alone; hf: a merged folder; ollama: a Modelfile too."
+            "--format",
+            metavar="FORMAT",
+            help="gguf; gguf-lora or peft: the module alone; hf: a merged folder; ollama: with a Modelfile.",
         ),
     ] = None,
     quant: Annotated[
         Quant | None,
-        typer.Option("--quant", case_sensitive=False, help="Type of a merged file's weights; left out: F16."),
+        typer.Option(
+            "--quant",
+            metavar="TYPE",
+            case_sensitive=False,
+            help="Of a merged file's weights: f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_m or q2_k; "
+            "left out: f16.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
