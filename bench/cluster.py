@@ -53,6 +53,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         sys.exit("This needs two cores.")
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else has it; Ray reads it once
     with tempfile.TemporaryDirectory() as folder:
         libraries = {
             workers: _library(Path(folder) / str(workers), workers * given.documents, given.words, given.seed)
@@ -126,7 +127,6 @@ class _Cluster:
 
     def __enter__(self) -> _Cluster:
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else has it
         try:
             import ray
         except ImportError:
