@@ -71,6 +71,30 @@ def test_rare_words_propose_and_common_words_order(index: LibraryIndex, monkeypa
     assert [one.covered for one in few] == pytest.approx([one.covered for one in whole])
 
 
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_what_common_words_cannot_change_is_left_out_and_the_rest_is_as_when_all_is_looked_up(
+    index: LibraryIndex, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(indexing, "BLOCK", block)
+    drawn = random.Random(1)
+    common, names = [f"w{number}" for number in range(4)], [f"n{number}" for number in range(12)]
+    texts = [
+        " ".join([drawn.choice(names), *drawn.choices(common, k=drawn.randint(1, 12)), *["end"] * drawn.randint(0, 3)])
+        for _ in range(150)
+    ]
+    fill(index, *texts)
+    for _ in range(25):
+        asked = [*drawn.sample(names, 2), *drawn.sample([*common, "end"], 2)]
+        monkeypatch.setattr(indexing, "LOOKED_AT", 1000)  # all words propose
+        having = {text for text in texts if {*asked[:2]} & {*text.split()}}
+        expected = [one for one in index.passages(" ".join(asked), 1000) if one.text in having]
+        monkeypatch.setattr(indexing, "LOOKED_AT", 50)  # the names propose
+        found = index.passages(" ".join(asked), 1000)
+        assert [one.text for one in found] == [one.text for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected])
+        assert [one.text for one in index.passages(" ".join(asked), 3)] == [one.text for one in expected[:3]]
+
+
 def test_words_that_are_all_common_are_looked_for_together(
     index: LibraryIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,9 @@ def test_an_estimate_changes_nothing(km: Km, permits: Path, km_home: Path) -> No
     assert "samples, of 4 drafts, in about " in lines[1]
     assert lines[3].startswith("  steps           2, in about ")
     assert " and 2 steps, in " in lines[-1]
-    data = km("train", "permits", "--estimate", "--json", *TINY).envelope["data"]
+    envelope = km("train", "permits", "--estimate", "--json", *TINY, "--ray", "auto").envelope
+    assert any(message.startswith("This machine was measured") for message in envelope["messages"])
+    data = envelope["data"]
     (one,) = data["estimated"]
     assert (one["document"]["name"], one["training"]["steps"], one["material"]["drafts"]) == ("permits", 2, 4)
     assert one["seconds"] >= one["training"]["seconds"] + one["material"]["seconds"] > 0

@@ -112,6 +112,27 @@ def test_a_module_becomes_stale(km: Km, folder: Path, km_home: Path, monkeypatch
     assert data == {"happened": [], "counts": {}}
 
 
+def test_what_is_there_already_is_given_the_tags_too(km: Km, folder: Path, km_home: Path) -> None:
+    one = write(folder / "one.md", "The heron waits.")
+    assert km("add", "-q", str(folder), "--tag", "birds").code == 0
+    assert km("add", "-q", str(write(folder.parent / "two.md", "The otter swims.")), "--tag", "papers").code == 0
+    copy = write(folder / "two.md", "The otter swims.")
+    told, counts = watched(folder, lambda: os.utime(one), lambda: None, lambda: None)
+    assert told == [[("tagged", "one.md", "one"), ("copy", "two.md", "two")], [], [], []]
+    assert counts == {"tagged": 1, "copy": 1}
+    with Library.open(km_home) as library:
+        assert [one.tags for one in library.documents()] == [("birds", "papers"), ("papers",)]
+    copy.unlink()
+    assert watched(folder)[0] == [[]]
+
+
+def test_a_bad_tag_is_refused_before_the_folder_is_watched(km: Km, folder: Path) -> None:
+    run = km("watch", str(folder), "--tag", "two words")
+    assert (run.code, run.out) == (2, "")
+    assert "two words" in run.err
+    assert "watching" not in run.err
+
+
 def test_a_file_that_is_being_written_is_left(folder: Path) -> None:
     file = folder / "slow.md"
 

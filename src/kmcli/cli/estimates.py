@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from kmcli.workflows.material import RecipeOptions
 
 
-def of_synth(screen: Screen, house: House, names: Sequence[str], options: RecipeOptions, restart: bool) -> object:
+HERE = (
+    "This machine was measured, as if it did all: a cluster works on several documents at a time, and how fast its machines "
+    "are is not asked."
+)
+"""With --ray."""
+
+
+def of_synth(
+    screen: Screen, house: House, names: Sequence[str], options: RecipeOptions, restart: bool, ray: str | None = None
+) -> object:
     from kmcli.workflows.estimate import estimate_synth
 
     report = estimate_synth(house, names, options, restart)
@@ -28,12 +37,20 @@ def of_synth(screen: Screen, house: House, names: Sequence[str], options: Recipe
             continue
         screen.write(f"{document.name}: {render.about(one.seconds, render.duration)}", bold=True)
         screen.facts(_material(one), indent="  ")
+    if ray and report.estimated:
+        screen.note(HERE)
     screen.exit_code = batch_exit_code(screen, report.failed, len(report.estimated), report.interrupted)
     return [{**render.as_data(one.estimate), "document": document_data(one.document)} for one in report.estimated]
 
 
 def of_train(
-    screen: Screen, house: House, names: Sequence[str], everything: bool, options: RecipeOptions, again: bool
+    screen: Screen,
+    house: House,
+    names: Sequence[str],
+    everything: bool,
+    options: RecipeOptions,
+    again: bool,
+    ray: str | None = None,
 ) -> object:
     from kmcli.workflows.estimate_train import estimate_train
 
@@ -41,6 +58,8 @@ def of_train(
     for one in report.estimated:
         screen.write(f"{one.document.name}: {render.about(one.seconds, render.duration)}", bold=True)
         screen.facts(_training(one), indent="  ")
+    if ray and report.estimated:
+        screen.note(HERE)
     tell_skipped(screen, report.skipped)
     finished = len(report.estimated) + len(report.skipped)
     screen.exit_code = batch_exit_code(screen, report.failed, finished, report.interrupted)

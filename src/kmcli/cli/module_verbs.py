@@ -130,7 +130,7 @@ def train(
                 "what a group takes is not estimated.", "Leave --group out: it takes about as much as they do."
             )
         if estimate:
-            return estimates.of_train(screen, house, names or [], everything, options, force or restart)
+            return estimates.of_train(screen, house, names or [], everything, options, force or restart, ray)
         report = study.train(house, names or [], everything, options, force, restart, group, ray)
     for trained in report.trained:
         _tell_trained(screen, trained)
@@ -272,7 +272,7 @@ def synth(
         return synth_files.import_(screen, names[0], str(import_), options, model)
     with opened(screen, model=model, device=device, preset=preset, engine=engine) as house:
         if estimate:
-            return estimates.of_synth(screen, house, names, options, restart)
+            return estimates.of_synth(screen, house, names, options, restart, ray)
         report = material.synth(house, names, options, force, restart, ray)
     rows: Sequence[Sequence[str]] = [
         [one.document.name, study_material(one.written, one.kept, one.samples), f"in {render.duration(one.seconds)}"]

@@ -7,8 +7,10 @@ LOOKED_AT altogether, and words that more passages have than that only order tho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import islice
 
 from kmcli.retrieval import terms
 from kmcli.routing.store import Store
@@ -23,6 +25,12 @@ LOOKED_AT = 400
 
 SKIMMED = 20 * LOOKED_AT
 """Where even the rarest word has more: of so many that have it, those that have the second rarest as well."""
+
+BLOCK = 32
+"""Of the passages that rare words propose, so many are looked at together for the common ones."""
+
+_MOST = 2.2
+"""Times its rarity: more than a word can score in any passage."""
 
 _SCORE = "? * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length * ?))"
 """BM25, with the constants of SQLite's FTS5: of a word's rarity, and what lengths are multiplied by to be in mean ones."""
@@ -55,12 +63,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """Of a question. number: None where no passage has it."""
+    """Of a question. number: None where no passage has it. scored: the two values that _SCORE has of it."""
 
     number: int | None
     passages: int
-    documents: int
     weight: float
+    scored: tuple[float, float]
 
 
 class LibraryIndex(Store):
@@ -70,7 +78,7 @@ class LibraryIndex(Store):
         """The k documents that most likely answer a question, the likeliest first. names: a document's name, by its id."""
         words = self._words(question)
         best: dict[str, tuple[float, int, int, int]] = {}
-        for row, score in self._best(words, SEARCHED):
+        for row, score in islice(self._best(words), SEARCHED):
             document, first, last = self._document(row)
             best.setdefault(document, (score, row, first, last))
             if len(best) == k:
@@ -87,7 +95,7 @@ class LibraryIndex(Store):
 
     def passages(self, query: str, k: int) -> list[Hit]:
         """The k passages that have most of a query's words, rare ones above all; the best first."""
-        return [self.hit(row, score) for row, score in self._best(self._words(query), k)]
+        return [self.hit(row, score) for row, score in islice(self._best(self._words(query)), k)]
 
     def hit(self, row: int, score: float) -> Hit:
         """A passage of the index by its number."""
@@ -104,16 +112,21 @@ class LibraryIndex(Store):
 
     def _words(self, question: str) -> list[_Word]:
         """Of the question, each once; a word counts the more, the fewer documents have it, and most where none has it."""
-        total = self._rows("SELECT documents FROM totals")[0][0]
+        total, all_passages, length = self._rows("SELECT documents, passages, length FROM totals")[0]
         found = []
         for stem in dict.fromkeys(stem for term in terms(question) for stem in stems(term)):
             rows = self._rows("SELECT word, passages, documents FROM words WHERE stem = ?", stem)
             number, passages, documents = rows[0] if rows else (None, 0, 0)
-            found.append(_Word(number, passages, documents, math.log(1 + total / max(0.5, documents))))
+            scored = _rarity(passages, all_passages), all_passages / max(1, length)
+            found.append(_Word(number, passages, math.log(1 + total / max(0.5, documents)), scored))
         return found
 
-    def _best(self, words: Sequence[_Word], k: int) -> list[tuple[int, float]]:
-        """The k best passages and their BM25, the best first; equals in the order in which they were read."""
+    def _best(self, words: Sequence[_Word]) -> Iterator[tuple[int, float]]:
+        """Passages and their BM25, the best first; equals in the order in which they were read.
+
+        Common words are looked up as far as passages are asked for: what they can add has a bound, so most of what the rare
+        words propose never comes that far.
+        """
         rare: list[_Word] = []
         there = sorted((word for word in words if word.number is not None), key=lambda word: word.passages)
         for word in there:
@@ -121,34 +134,51 @@ class LibraryIndex(Store):
                 break
             rare.append(word)
         if not rare:
-            return []
-        passages, length = self._rows("SELECT passages, length FROM totals")[0]
+            return
         common = there[len(rare) :]
+        proposed = self._by(rare, common)
+        bound = sum(_MOST * word.scored[0] for word in common)
+        waiting: list[tuple[float, int]] = []
+        for start in range(0, len(proposed), BLOCK):
+            some = dict(proposed[start : start + BLOCK])
+            for word in common:
+                for row, score in self._scores(word, some):
+                    some[row] += score
+            for row, score in some.items():
+                heappush(waiting, (-score, row))
+            left = proposed[start + BLOCK :]
+            while waiting and (not left or -waiting[0][0] > left[0][1] + bound):
+                score, row = heappop(waiting)
+                yield row, -score
+
+    def _by(self, rare: Sequence[_Word], common: Sequence[_Word]) -> list[tuple[int, float]]:
+        """The passages that rare words propose, and what these words score in them, the best first."""
         proposed: list[str] = []
         values: list[str | float | None] = []
         for word in rare:
             statement, given = self._proposed(word, common)
             proposed.append(f"SELECT row, {_SCORE} score FROM ({statement})")
-            values += [_rarity(word.passages, passages), passages / length, *given]
-        summed = f"SELECT row, sum(score) FROM ({' UNION ALL '.join(proposed)}) GROUP BY row ORDER BY 2 DESC, 1 LIMIT ?"
-        best = dict(self._rows(summed, *values, -1 if common else k))
-        for word in common:
-            among = f"SELECT * FROM places WHERE word = ? AND row IN ({', '.join('?' * len(best))})"
-            rarity = _rarity(word.passages, passages)
-            for row, score in self._rows(
-                f"SELECT row, {_SCORE} FROM ({among})", rarity, passages / length, word.number, *best
-            ):
-                best[row] += score
-        return sorted(best.items(), key=lambda one: (-one[1], one[0]))[:k]
+            values += [*word.scored, *given]
+        summed = f"SELECT row, sum(score) FROM ({' UNION ALL '.join(proposed)}) GROUP BY row ORDER BY 2 DESC, 1"
+        return self._rows(summed, *values)
+
+    def _scores(self, word: _Word, among: Iterable[int]) -> list[tuple[int, float]]:
+        """What a word scores in those of some passages that have it."""
+        rows = [*among]
+        found = f"SELECT * FROM places WHERE word = ? AND row IN ({', '.join('?' * len(rows))})"
+        return self._rows(f"SELECT row, {_SCORE} FROM ({found})", *word.scored, word.number, *rows)
 
     def _proposed(self, word: _Word, others: Sequence[_Word]) -> tuple[str, list[int | None]]:
-        """A statement that gives the places to look at of a word, and its values."""
+        """A statement that gives the places to look at of a word, and its values.
+
+        CROSS JOIN: SQLite then goes through the first word's places as far as it must, and does not copy them all before.
+        """
         every = "SELECT * FROM places WHERE word = ? LIMIT ?"
         if word.passages > LOOKED_AT and others:
-            both = f"SELECT one.* FROM ({every}) one JOIN places two USING (row) WHERE two.word = ? LIMIT ?"
-            values = [word.number, SKIMMED, others[0].number, LOOKED_AT]
-            if self._rows(both, *values):
-                return both, values
+            both = f"SELECT one.* FROM ({every}) one CROSS JOIN places two USING (row) WHERE two.word = ? LIMIT ?"
+            values = [word.number, SKIMMED, others[0].number]
+            if self._rows(both, *values, 1):
+                return both, [*values, LOOKED_AT]
         return every, [word.number, LOOKED_AT]
 
     def _has(self, word: _Word, first: int, last: int) -> bool:

@@ -16,10 +16,12 @@ from typing import Literal
 from kmcli import ingest
 from kmcli.errors import InterruptedRun, KmError, NotFoundError
 from kmcli.ingest import sources
+from kmcli.library import names
 from kmcli.types import Document, Event
 from kmcli.workflows import documents, study
 from kmcli.workflows.house import House
 from kmcli.workflows.material import RecipeOptions
+from kmcli.workflows.naming import carries
 
 TRAINED_AT_ONCE = 8
 """Documents between which the folder is not looked at."""
@@ -32,11 +34,12 @@ Stamp = tuple[int, int, int]
 class Happened:
     """What was seen of a file, or done about it.
 
-    kind: added, updated; moved: the document's file lies elsewhere now; copy: the library has these bytes already; gone: the
-    file of a document, which stays; failed: with the error; trained. stale: its Knowledge Module is of another text.
+    kind: added, updated; moved: the document's file lies elsewhere now; copy: the library has these bytes; tagged: it was
+    there, and is given the tags; gone: the file of a document, which stays; failed: with the error; trained. stale: its
+    Knowledge Module is of another text.
     """
 
-    kind: Literal["added", "updated", "moved", "copy", "gone", "failed", "trained"]
+    kind: Literal["added", "updated", "moved", "copy", "tagged", "gone", "failed", "trained"]
     path: str
     document: Document | None = None
     stale: bool = False
@@ -62,9 +65,10 @@ def watch(
 ) -> Watched:
     """Look at a folder every so many seconds, until Ctrl-C.
 
-    train: keep every document of the folder trained as well, by this recipe. Raises NotFoundError where there is no such
-    folder.
+    tags: that every document of the folder is given, also one that is there already. train: keep every one trained as well,
+    by this recipe. Raises NotFoundError where there is no such folder, UsageError for a tag that is not allowed.
     """
+    tags = [names.tag(tag) for tag in tags]
     top = sources.absolute(folder)
     if not top.is_dir():
         alone = f"A file by itself: km add {folder}" if top.is_file() else "Check the path."
@@ -145,23 +149,23 @@ class Watcher:
         catalogue = self._house.library.catalogue
         if self._untrained is None:
             self._untrained = {document.id: None for document in catalogue.below(f"{self._folder}{os.sep}")}
-        names = []
+        found = []
         for document_id in list(self._untrained):
             document = catalogue.of_id(document_id)
             if document is None or self._house.state(document) == "fresh":
                 del self._untrained[document_id]
             else:
-                names.append(document.name)
-                if len(names) == TRAINED_AT_ONCE:
+                found.append(document.name)
+                if len(found) == TRAINED_AT_ONCE:
                     break
-        return names
+        return found
 
     def train(self, options: RecipeOptions) -> InterruptedRun | None:
         """Train these. What fails is told, and left until it changes."""
         assert self._untrained is not None
-        names = self.untrained()
-        ids = [self._house.library.find(name).id for name in names]
-        report = study.train(self._house, names, False, options)
+        todo = self.untrained()
+        ids = [self._house.library.find(name).id for name in todo]
+        report = study.train(self._house, todo, False, options)
         for trained in report.trained:
             self._tell(Happened("trained", trained.document.source, trained.document))
         for failure in report.failed:
@@ -171,7 +175,13 @@ class Watcher:
         return report.interrupted
 
     def _take(self, paths: Sequence[str]) -> None:
-        new = [path for path in paths if not self._held(path)]
+        new = []
+        for path in paths:
+            document = self._held(path)
+            if document:
+                self._tag(document, path)
+            else:
+                new.append(path)
         if not new:
             return
         report = documents.add(self._house, new, None, self._tags)
@@ -184,25 +194,30 @@ class Watcher:
         for failure in report.failed:
             self._tell(Happened("failed", failure.source, error=failure.error))
 
-    def _held(self, path: str) -> bool:
-        """Whether the library has a file as it is; where it was moved, that is noted."""
+    def _held(self, path: str) -> Document | None:
+        """The document of a file that the library has as it is; where it was moved, that is noted."""
         try:
             sha256 = hashlib.sha256(sources.from_file(Path(path), self._house.limits())).hexdigest()
         except KmError:
-            return False  # reading it says why
+            return None  # reading it says why
         catalogue = self._house.library.catalogue
         own, same = catalogue.of_source(path), catalogue.of_bytes(sha256)
-        if own and own.sha256 == sha256:
-            return True
-        if own or same is None:
-            return False
+        if own:
+            return own if own.sha256 == sha256 else None
+        if same is None:
+            return None
         if os.path.isabs(same.source) and not os.path.lexists(same.source):
-            moved = self._house.library.found_at(same, path)
             self._known.pop(same.source, None)
-            self._tell(Happened("moved", path, moved))
+            same = self._house.library.found_at(same, path)
+            self._tell(Happened("moved", path, same))
         else:
             self._tell(Happened("copy", path, same))
-        return True
+        return same
+
+    def _tag(self, document: Document, path: str) -> None:
+        """As `km add` does with what is in the library already."""
+        if not all(carries(document, tag) for tag in self._tags):
+            self._tell(Happened("tagged", path, self._house.library.retag(document, self._tags, ())))
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:
