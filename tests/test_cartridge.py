@@ -196,6 +196,24 @@ def test_rows_share_it_and_none_has_a_copy(tiny: Loaded) -> None:
     assert all(keys.data_ptr() == own.data_ptr() for (keys, _), (own, _) in zip(shared.layers, layers, strict=True))
 
 
+def test_it_trains_without_denormals_which_are_back_afterwards(tiny: Loaded, tmp_path: Path) -> None:
+    """With them a step takes twice the time on Intel's processors."""
+
+    def tiny_product() -> float:
+        return float(torch.full((1,), 1e-30) * 1e-10)
+
+    during: list[float] = []
+
+    def watch(event: Event) -> None:
+        if event.stage == "train":
+            during.append(tiny_product())
+
+    assert tiny_product() > 0
+    trained(tiny, tmp_path, watch, steps=2)
+    assert during == [0.0, 0.0]
+    assert tiny_product() > 0
+
+
 def test_ctrl_c_and_the_next_run_ends_bitwise_alike(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
