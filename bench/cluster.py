@@ -36,8 +36,11 @@ from typing import Any
 from basemodel.material import from_world
 
 WORDS_PER_THING = 21.2
-OPTIONS = ("--objective", "lm", "--no-exam") + tuple(
-    word for one in ("chunk_tokens=32", "batch=2", "steps=12", "held_out=0") for word in ("--set", one)
+OPTIONS = (
+    "--objective",
+    "lm",
+    "--no-exam",
+    *(word for one in ("chunk_tokens=32", "batch=2", "steps=12", "held_out=0") for word in ("--set", one)),
 )
 """The documents' own text is studied, a little: the embedded base refuses to write about most of them."""
 TASK = "ray::km "
