@@ -167,7 +167,7 @@ def test_cut_at_any_step(recorded: Callable[[str], Recording], name: str) -> Non
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_step_fails(recorded: Callable[[str], Recording], fault: Fault) -> None:
-    for name, count in (("add", 3), ("train", 5)):
+    for name, count in (("add", 3), ("train", 5), ("compressor", 6)):
         recording = recorded(name)
         steps = len(recording.disk.cuts)
         for step in range(2, steps, steps // count):

@@ -36,6 +36,7 @@ class Compressors:
 
     def __init__(self, layout: Layout, locks: Locks) -> None:
         self._folder, self._home, self._locks = layout.compressors, layout.home, locks
+        self._database = layout.database
 
     def all(self) -> list[Kept]:
         """By base. What is damaged, or unfinished, is left out."""
@@ -76,6 +77,8 @@ class Compressors:
     ) -> Kept:
         """Make the finished files in the staging folder the base's compressor, in place of the one before."""
         folder, target = workspace / "compressor", self._folder / _key(revision)
+        if not self._database.exists():  # and whoever saved the files has made the folders anew
+            raise files.gone(self._home)
         about = {"base": base, "revision": revision, "recipe": recipe, "metrics": metrics, "created": now()}
         with files.explained(self._home):
             files.write(folder / _ABOUT, (json.dumps(about, indent=2) + "\n").encode())
@@ -87,7 +90,8 @@ class Compressors:
                 files.move(folder, target)
             files.delete(workspace)
         found = _read(target)
-        assert found is not None
+        if found is None:  # taken away since it was moved there
+            raise files.gone(self._home)
         return found
 
     def remove(self, base: str, revision: str) -> Kept:

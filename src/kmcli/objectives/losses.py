@@ -131,7 +131,7 @@ def hidden_layers(which: str, count: int) -> list[int]:
     if which == "even":
         return list(range(0, count, 2))
     if not _LAYERS.fullmatch(which):
-        raise ValueError(f'hidden_layers must be all, last, even, or numbers such as 0,3,7, not "{which}"')
+        raise ValueError(f"hidden_layers must be all, last, even, or numbers such as 0,3,7, not {which!r}")
     chosen = sorted({int(number) for number in which.split(",")})
     if chosen[-1] >= count:
         raise ValueError(f"there is no layer {chosen[-1]}: the base has {count}, counted from 0")
