@@ -5,9 +5,9 @@
 A cluster of two places is started on this machine, without a dashboard. Each side is `km train --all --ray ADDRESS`, a
 process of its own, as a person runs it, over a library with so many documents a worker: with one worker (something else
 holds the other place) and with two. Every worker process is kept on one core, the first on one and the second on another,
-and computes with one thread. Time is that of the whole command: to
-connect, to start workers that load torch and the base, to write, train and commit. Every worker has as much to do on both
-sides, so that starting counts on both alike. Needs the extra `ray`, and two cores.
+and computes with one thread. Time is that of the whole command: to connect, to start workers that load torch and the base,
+to train and commit. Every worker has as much to do on both sides, so that starting counts on both alike. Needs the extra
+`ray`, and two cores.
 
 Prints for each side documents, seconds, documents a minute and the processor seconds of its workers and of `km` itself: on
 a machine with other work these stay what they are, and say what each side did. `FIGURE efficiency` is the documents a minute
@@ -36,12 +36,8 @@ from typing import Any
 from basemodel.material import from_world
 
 WORDS_PER_THING = 21.2
-OPTIONS = (
-    "--objective",
-    "lm",
-    "--no-exam",
-    *(word for one in ("chunk_tokens=32", "batch=2", "steps=12", "held_out=0") for word in ("--set", one)),
-)
+SETTINGS = ("chunk_tokens=32", "batch=2", "steps=12", "held_out=0")
+OPTIONS = ("--objective", "lm", "--no-exam", *(word for one in SETTINGS for word in ("--set", one)))
 """The documents' own text is studied, a little: the embedded base refuses to write about most of them."""
 TASK = "ray::km "
 """What the title of a worker at work begins with."""
