@@ -1,6 +1,6 @@
-"""Prompts of compressed documents for an engine that takes input embeddings: the document's vectors, then the prompt's own.
+"""Prompts for an engine that takes input embeddings: a compressed document's vectors, then those of the prompt's tokens.
 
-The base's table of embeddings is read when the first such document is asked, and the rest of its weights is let go again.
+The base's table of embeddings is read when the first question is asked, and the rest of its weights is let go again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Embeddings:
         self._table: Any = None
         self._guard = threading.Lock()
 
-    def prompt(self, vectors_VH: torch.Tensor, ids: Sequence[int]) -> str:
+    def prompt(self, vectors_VH: torch.Tensor | None, ids: Sequence[int]) -> str:
         """As vLLM's API takes it: a tensor as torch saves it, in base64."""
         import torch
 
@@ -65,5 +65,5 @@ class Embeddings:
         with torch.inference_mode():
             own: torch.Tensor = self._table(torch.tensor(list(ids)))
         file = io.BytesIO()
-        torch.save(torch.cat([vectors_VH.to(own.dtype), own]).clone(), file)
+        torch.save(own.clone() if vectors_VH is None else torch.cat([vectors_VH.to(own.dtype), own]), file)
         return base64.b64encode(file.getvalue()).decode()

@@ -2,7 +2,7 @@
 
 So prompts are read, and text, stop strings and logprobs are made, as with the other engines. A Knowledge Module is loaded
 when it is first asked for, by vLLM's runtime API, as NAME@MODULE: a retrained one has another name, and vLLM caches by it.
-The prompt of a compressed document is sent as input embeddings, its vectors first.
+The prompt of a compressed document is sent as input embeddings, its vectors first, and then all others are too.
 """
 
 from __future__ import annotations
@@ -169,10 +169,9 @@ class VllmBackend:
     async def _stream(self, job: Job, name: str) -> None:
         growing, whole = Growing(job, self._decode, self._ends_at), False
         request = self._request(job, name)
-        if self._embeddings and job.module and job.module.tokens:
-            request["prompt_embeds"] = await asyncio.to_thread(
-                self._embeddings.prompt, job.module.vectors_VH, request.pop("prompt")
-            )
+        if self._embeddings:  # all of them: vLLM 0.32 ends where one pass has prompts of both kinds
+            before = job.module.vectors_VH if job.module else None
+            request["prompt_embeds"] = await asyncio.to_thread(self._embeddings.prompt, before, request.pop("prompt"))
         async with self._client.stream("POST", "/v1/completions", json=request) as response:
             if response.status_code != 200:
                 raise _refused(await response.aread())
