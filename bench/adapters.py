@@ -6,8 +6,8 @@ Documents of 200 to 300 words by bench/corpus.py, of which is asked and studied 
 by the world's own study material; harbour's is what the base writes. What a person would type is run, a process for each
 step. Up to five documents have a library of their own in WORK, and all are trained by one `km train`, for each adapter anew:
 that process is killed (SIGKILL) once every document has its checkpoint at half of the steps, and the same command trains to
-the end. Then each document is asked its first question by `km ask`, and when it has all adapters, `km compare` puts them
-side by side. The three study the same material, in as many steps. The compressor that the third begins from is trained
+the end. Then each document is asked its first question, as `km ask` does, and when it has all adapters, `km compare` puts
+them side by side. The three study the same material, in as many steps. The compressor that the third begins from is trained
 before, once, on 40 other generated documents.
 
 What is done is not done again: the same command goes on from there. --part: only every OF-th library, from the N-th on, so
@@ -111,7 +111,7 @@ def show(work: Path, title: str, names: Sequence[str]) -> None:
         figures.append(f"FIGURE adapters_{title}_{key.replace(':', '_')}_em {scores[0].mean:.3f}")
     print(*(f"\n{key}: left out, it fits in {row.documents} of them." for key, row in rows.items() if key not in whole))
     said = {adapter: agreeing(work, done, adapter) for adapter in ADAPTERS}
-    print("As `km ask` answers, so does `km compare`: " + ", ".join(f"{key} {said[key]}" for key in said))
+    print("Asked alone and within the comparison the same answer: " + ", ".join(f"{key} {said[key]}" for key in said))
     print(f"Killed and resumed: {resumed(work, done)}\n\n" + "\n".join(figures), flush=True)
 
 

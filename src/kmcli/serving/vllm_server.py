@@ -84,8 +84,8 @@ class VllmServer:
         return sentence(how_it_ended(self.process, self._log))
 
 
-def command(interpreter: str, base: Base, rank: int, limits: Limits, embeddings: bool = False) -> list[str]:
-    """What starts the server. rank: the largest of any Knowledge Module. embeddings: whether some are read as these."""
+def command(interpreter: str, base: Base, rank: int, limits: Limits) -> list[str]:
+    """What starts the server. rank: the largest of any Knowledge Module."""
     sizes = {
         "--max-model-len": base.context,
         "--max-num-seqs": limits.parallel,
@@ -101,7 +101,6 @@ def command(interpreter: str, base: Base, rank: int, limits: Limits, embeddings:
         "--disable-uvicorn-access-log",
     ]  # none of the base's habits
     always += [str(word) for pair in sizes.items() for word in pair]
-    always += ["--enable-prompt-embeds"] if embeddings else []
     # On a processor vLLM 0.32 fails where it cuts a prompt with a seed of its own in two; compiling takes minutes there.
     processor = ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
     processor += ["--max-num-batched-tokens", str(max(base.context, TOKENS_AT_ONCE))]

@@ -54,7 +54,7 @@ def fast_layers(model: Any, head: Any) -> Iterator[Stacked]:
 @contextmanager
 def without_denormals() -> Iterator[None]:
     """Within it this thread, and those that it starts, take numbers below 1e-38 for zero. Attention over much text gives
-    many weights of that size, and Intel's processors take a hundred times as long to multiply with one."""
+    many weights of that size, and Intel's processors take many times as long to multiply with one."""
     flushed = not float(torch.full((1,), 1e-30) * 1e-10)
     torch.set_flush_denormal(True)
     try:

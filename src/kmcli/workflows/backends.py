@@ -81,14 +81,12 @@ def _vllm(house: House, base: Base, limits: Limits, counts: Counts) -> Backend:
 
     interpreter = interpreter_of(house.settings["vllm_python"].value or None)
     library = house.library
-    modules = [one for one in map(library.module, library.documents()) if one and adapters.able(one, "vllm")]
-    trained = [module.recipe.rank for module in modules]
-    embeddings = any(adapters.beside(module.path) for module in modules)
+    modules = filter(None, map(library.module, library.documents()))
+    trained = [module.recipe.rank for module in modules if adapters.able(module, "vllm")]
     extractors = [one.recipe.rank for one in library.extractors.all()]
     rank = allowed_rank(max([int(base.recipe.get("rank", Recipe().rank)), *trained]) + max(extractors, default=0))
     house.report(Event("serve", "starting vLLM, which takes a minute or more"))
-    start = command(interpreter, base, rank, limits, embeddings)
-    return VllmBackend(base, start, rank, limits, counts, embeddings=embeddings)
+    return VllmBackend(base, command(interpreter, base, rank, limits), rank, limits, counts)
 
 
 BACKENDS: dict[str, Callable[[House, Base, Limits, Counts], Backend]] = {
