@@ -27,6 +27,9 @@ class Before(torch.nn.Module, ABC):
     def set_adapter(self, name: str) -> None:
         self.active = name
 
+    def enable_adapter_layers(self) -> None:
+        """As PEFT's: layers of the base that the adapter changes do so again."""
+
     @abstractmethod
     def get_base_model(self) -> Any:
         """The transformers model."""

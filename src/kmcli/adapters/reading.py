@@ -38,6 +38,9 @@ class Reading(Before):
         super().set_adapter(name)
         self.peft.set_adapter(self.loras[name])
 
+    def enable_adapter_layers(self) -> None:
+        self.peft.enable_adapter_layers()
+
     def get_base_model(self) -> Any:
         return self.peft.get_base_model()
 
