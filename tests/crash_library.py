@@ -47,12 +47,14 @@ def same(left: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def follows(left: Any, before: Any, after: Any) -> bool:
+def follows(left: Any, before: Any, after: Any, gaps: bool = False) -> bool:
     """Whether a document may be so on the way from one to the other: it has either text, tags and module, and material
-    that only grows; as what was said in conversations does."""
+    that only grows; as what was said in conversations does. gaps: some of that was said to be lost."""
     if left in (before, after):
         return True
     if isinstance(left, list) and isinstance(after, list):
+        if gaps:
+            left = after[: len(left)] if [one for one in after if one in left] == left else left
         return left == after[: len(left)] and len(left) >= len(before or [])
     parts = [one for one in (before, after) if one is not None]
     if not isinstance(left, dict) or not parts:

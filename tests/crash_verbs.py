@@ -270,19 +270,19 @@ class Recording:
             wrong = f"it ends with {ran.code}: {ran.err}"
         elif ran.code == 0 and (left := outcome(root)) != self.after:
             wrong = f"it claims to have ended: {differences(self.after, left)}"
-        wrong = wrong or self._wrong(root, False)
+        wrong = wrong or self._wrong(root, False, "not kept" in ran.err)
         if not wrong:
             shutil.rmtree(root)
             return None
         return Loss(self.verb.name, Cut(step, said), f"{fault.__name__}{' once' if once else ''}: {wrong}")
 
-    def _wrong(self, root: Path, ended: bool) -> str:
+    def _wrong(self, root: Path, ended: bool, gaps: bool = False) -> str:
         try:
-            return self._looked_at(root, ended)
+            return self._looked_at(root, ended, gaps)
         except KmError as error:
             return str(error)
 
-    def _looked_at(self, root: Path, ended: bool) -> str:
+    def _looked_at(self, root: Path, ended: bool, gaps: bool) -> str:
         verb, run = self.verb, self.place.run
         if ended and (left := outcome(root)) != self.after:
             return f"it had ended, and is undone: {differences(self.after, left)}"
@@ -296,7 +296,7 @@ class Recording:
             known = (self.before.get(name), self.after.get(name))
             if name not in verb.touches and left.get(name) not in known:
                 return f"{name} is {left.get(name)}, and was {known[0]}"
-            if name in verb.touches and not follows(left.get(name), *known):
+            if name in verb.touches and not follows(left.get(name), *known, gaps):
                 return f"{name} is {left.get(name)}, between {known[0]} and {known[1]}"
         ran = run(root, verb.words, verb.typed)
         if ran.code not in verb.done or "Traceback" in ran.err:

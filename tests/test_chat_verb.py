@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
 import sys
@@ -63,6 +64,22 @@ def test_the_envelope(km: Km, scripted: Opened, monkeypatch: pytest.MonkeyPatch)
         "output_tokens": 5,
     }
     assert second["question"] == "When?"
+
+
+def test_what_is_not_kept_shows_in_the_exit_code(
+    km: Km, scripted: Opened, monkeypatch: pytest.MonkeyPatch, km_home: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    typed(monkeypatch, "Who built the mill?\nWhen?\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        run = km("chat", "mill")
+    assert run.code == 4
+    assert run.out.count("re: ") == 2, "they are answered all the same"
+    assert "km: 2 turns were not kept: " in run.err
+    assert run.err.endswith("no space left on device. Free some space and try again.\n")
 
 
 def test_continue(km: Km, scripted: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

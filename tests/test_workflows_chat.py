@@ -278,8 +278,9 @@ def test_a_turn_that_cannot_be_kept_is_said(house: House, scripted: Opened, monk
         patch.setattr("os.fsync", full)
         replied = chat.ask("Who built the mill?", ignore)
         assert replied.turn.answer.text
-        assert replied.notes[0].startswith("this turn is not kept: ")
-        assert replied.notes[0].endswith("no space left on device. Free some space and try again.")
+        assert replied.unkept is not None
+        assert str(replied.unkept).endswith("no space left on device. Free some space and try again.")
+        assert replied.unkept.exit_code == 4
 
 
 def test_write_new(tmp_path: Path) -> None:

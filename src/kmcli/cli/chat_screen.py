@@ -75,6 +75,7 @@ def each_line(talk: Talk, lines: Iterator[str], evidence: bool) -> list[dict[str
     """Answer every line that is not blank. Lines that begin with a slash are questions too: nobody typed them here."""
     answered: list[dict[str, Any]] = []
     failed: list[Failure] = []
+    unkept: list[KmError] = []
     for line in lines:
         if not (question := line.strip()):
             continue
@@ -89,7 +90,13 @@ def each_line(talk: Talk, lines: Iterator[str], evidence: bool) -> list[dict[str
         stream.end(replied.turn.answer.text)
         _show_behind(talk, replied, evidence)
         answered.append(as_data(replied))
+        unkept += [replied.unkept] if replied.unkept else []
     talk.screen.exit_code = batch_exit_code(talk.screen, failed, len(answered))
+    if unkept:
+        why = unkept[-1]
+        lost = "a turn was" if len(unkept) == 1 else f"{len(unkept):,} turns were"
+        talk.screen.fail(type(why)(f"{lost} not kept: {why.message}", why.hint))
+        talk.screen.exit_code = talk.screen.exit_code or why.exit_code
     return answered
 
 
@@ -135,6 +142,8 @@ def _answer(talk: Talk, question: str, evidence: bool) -> None:
     if replied.turn.stopped:
         talk.screen.remark("stopped.", dim=True)
     _show_behind(talk, replied, evidence)
+    if replied.unkept:
+        talk.screen.warn(f"this turn is not kept: {replied.unkept}")
 
 
 def _show_behind(talk: Talk, replied: Replied, evidence: bool) -> None:

@@ -30,6 +30,8 @@ class Replied:
     notes: tuple[str, ...]
     confidence: float | None
     choice: Choice | None = None
+    unkept: KmError | None = None
+    """Why the turn is not stored, where it is not; the answer is there all the same."""
 
     @property
     def supported(self) -> bool | None:
@@ -191,7 +193,7 @@ class Chat:
         looked = not stopped and answerer.method != "bare"
         confidence = confidence_in(answerer.base, question, answer) if looked else None
         choice = None if stopped else answerer.choice
-        return Replied(turn, answerer.answering.engine.name, notes + self._keep(turn), confidence, choice)
+        return Replied(turn, answerer.answering.engine.name, notes, confidence, choice, self._keep(turn))
 
     def _open(self, documents: tuple[Document, ...], method: str | None) -> None:
         self._answerer = None  # its memory first; where opening fails, it is opened again for the next question
@@ -227,8 +229,8 @@ class Chat:
         reads = self.reads_now()
         return told if reads is None else told[max(0, len(told) - reads) :]
 
-    def _keep(self, turn: Turn) -> tuple[str, ...]:
-        """Store a turn; what to know where that fails."""
+    def _keep(self, turn: Turn) -> KmError | None:
+        """Store a turn; why not, where that fails."""
         kept = self._house.library.conversations
         try:
             if self.number is None:
@@ -237,8 +239,8 @@ class Chat:
                 self.number = number
             kept.append(self.number, turn)
         except KmError as error:
-            return (f"this turn is not kept: {error}",)
-        return ()
+            return error
+        return None
 
 
 def write_new(file: Path, text: str) -> None:
