@@ -301,7 +301,7 @@ class Recording:
         ran = run(root, verb.words, verb.typed)
         if ran.code not in verb.done or "Traceback" in ran.err:
             return f"the same command ends with {ran.code}: {ran.err}"
-        if not same(left := outcome(root), self.after):
+        if not same(left := outcome(root), self.after, gaps):
             return f"the same command ends otherwise: {differences(self.after, left)}"
         with Library.open(root / "home") as library:
             return "".join(finding.message for finding in library.check())

@@ -11,7 +11,8 @@ room asks which one it is.
 
 A **carrier** is what `build` and the `load`s give: the base with adapters of one kind on it. All of them are torch modules
 with `get_base_model()`, `disable_adapter()` (a context: within it the base is what it was, which is the teacher's view),
-`enable_adapter_layers()` (after another carrier over the same base has switched them off) and `unload()` (gives back the base). One whose adapter stands before the text has `before()` as well, which
+`enable_adapter_layers()` (after another carrier over the same base has switched them off) and `unload()` (gives back the
+base). One whose adapter stands before the text has `before()` as well, which
 `engines.attention.before` asks for: the keys and values, with gradients, that training and answering put in front of every
 row. What computes those from something else (such as summary vectors that are read) needs no more than that.
 """
