@@ -40,8 +40,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, key)
 
 
-@pytest.mark.parametrize("exam", ["yes", "no"])
-@pytest.mark.parametrize("engine", ["auto", "hf", "llamacpp", "vllm"])
+@pytest.mark.parametrize(("engine", "exam"), [("auto", "yes"), ("hf", "no"), ("llamacpp", "yes"), ("vllm", "no")])
 def test_what_writes_here(km: Km, notes: Path, fake_vllm: FakeVllm, engine: str, exam: str) -> None:
     if engine == "llamacpp":
         pytest.importorskip("llama_cpp")

@@ -108,9 +108,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_side_by_side_equals_alone(
     tiny: Loaded, tmp_path: Path, seen: dict[str, list[torch.Tensor]], passes: list[tuple[int, int]], objective: str
 ) -> None:
+    # The hidden term is a sum of absolute values: where one passes zero its gradient jumps, and rounding decides on which
+    # side; with 1 in the place of 4 that is one step's on Intel's processors.
     recipes = [
-        replace(SHORT, objective=objective, seed=seed, alpha=8 * seed, chunk_tokens=32, held_out=0.3)
-        for seed in (1, 2, 3)
+        replace(SHORT, objective=objective, seed=seed, alpha=8 * number, chunk_tokens=32, held_out=0.3)
+        for number, seed in enumerate((4, 2, 3), 1)
     ]
     text = " ".join(CHUNKS.values()) * 12
     together = [replace(job, text=text) for job in jobs(tmp_path / "together", recipes)]

@@ -88,9 +88,10 @@ class Verb(Fitting, TyperCommand):
         ]
         terms = [len(term) for heading, rows in written for term, _ in rows if heading != "Arguments"]
         column = max((length for length in terms if length <= LONGEST), default=0) if formatter.width >= NARROW else 0
+        aligned = {"col_max": column} if column else {}
         for heading, rows in written:
             with formatter.section(heading):
-                formatter.write_dl([(term.ljust(column), text) for term, text in rows], col_max=column or LONGEST)
+                formatter.write_dl([(term.ljust(column), text) for term, text in rows], **aligned)
 
 
 class Verbs(Fitting, TyperGroup):
