@@ -147,9 +147,9 @@ class Place:
         stepwise_every = stepwise.CHECKPOINT_EVERY
         loaded = bases.load(self._base, "cpu")
 
-        def engine(loaded: Any, model: Any = None) -> Any:
+        def engine(loaded: Any, model: Any = None, **more: Any) -> Any:
             if model is not None:
-                return real[2](loaded, model)
+                return real[2](loaded, model, **more)
             scripted = ScriptedEngine(say)
             scripted.model, scripted.revision = loaded.base.name, loaded.base.revision
             return scripted

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import shutil
 import sqlite3
 import sys
@@ -19,7 +21,7 @@ from cli_cases import Km
 from kmcli import bases
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError
-from kmcli.library import Library
+from kmcli.library import Library, files
 from kmcli.types import Ingested
 from kmcli.workflows import group
 from workflow_cases import TINY, entry, files_below, is_sound, km, permits, sentences, trained_home
@@ -155,3 +157,17 @@ def test_a_newer_km_comes_while_an_older_one_is_at_work(km_home: Path, overtaken
 def contents(home: Path) -> list[tuple[Any, ...]]:
     with sqlite3.connect(home / "km.db") as database:
         return [*database.execute("SELECT * FROM documents"), *database.execute("SELECT * FROM tags")]
+
+
+def test_a_scratch_folder_is_left_where_nothing_may_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch, files.scratch(tmp_path, "some-") as folder:
+        (folder / "part").write_text("x")
+        for name in ("unlink", "rmdir", "remove"):
+            patch.setattr(os, name, refused)
+    assert folder.is_dir(), "and nothing was raised"
+    with files.scratch(tmp_path, "other-") as folder:
+        (folder / "part").write_text("x")
+    assert not folder.exists()

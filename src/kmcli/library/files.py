@@ -9,6 +9,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,17 @@ def sync_all(paths: Iterable[Path]) -> None:
     with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
         for _ in pool.map(sync, paths):
             pass
+
+
+@contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder, which goes afterwards as far as the disk permits. (Python's TemporaryDirectory never gives up where it
+    does not: before 3.12 that ends in a RecursionError.)"""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete(path: Path) -> None:

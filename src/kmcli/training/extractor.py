@@ -22,6 +22,7 @@ from kmcli.adapters.stack import Adapter
 from kmcli.bases import Loaded
 from kmcli.errors import ResourceError
 from kmcli.library.extractors import ExtractorRecipe
+from kmcli.training import checkpoint
 from kmcli.training.forward import check_head, decoder, logits, out_of_memory
 from kmcli.training.gradients import MICRO_TOKENS, OTHERWISE
 from kmcli.training.stepwise import Stepwise
@@ -83,11 +84,13 @@ def train(
     """Train an extractor on examples and save it into `out`; a checkpoint in the workspace is continued.
 
     held_out: of other documents. Returns its metrics: `module_loss` is the held-out loss of the modules by themselves.
-    Raises InterruptedRun after Ctrl-C, KmError where training diverges or a module cannot be used.
+    Raises InterruptedRun after Ctrl-C, KmError where training diverges or a module cannot be used, ResourceError where
+    the disk refuses.
     """
     run = _Run(loaded, examples, held_out, Modules(read), recipe, workspace, report)
     metrics = run.train()
-    run.mixture.save(out)
+    with checkpoint.storing(out):
+        run.mixture.save(out)
     return metrics
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kmcli import adapters
 from kmcli.errors import NotFoundError, UsageError
+from kmcli.library import files
 from kmcli.library.extractors import Extractor, ExtractorRecipe
 from kmcli.types import Document, KnowledgeModule, Question
 from kmcli.workflows.house import House, untrained
@@ -113,7 +114,8 @@ def train(
             house.report,
         )
         metrics |= {"documents": len(taught), "held_out_documents": len(held)}
-        (out / "card.md").write_text(_card(name, recipe, metrics), "utf-8")
+        with files.explained(out):
+            (out / "card.md").write_text(_card(name, recipe, metrics), "utf-8")
         extractor = house.library.extractors.commit(name, workspace, out, recipe, metrics, list(found))
     return TrainedExtractor(extractor, len(taught), len(held), left_out, resumed, time.monotonic() - started)
 

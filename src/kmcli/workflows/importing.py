@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Base
 from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
+from kmcli.library import files
 from kmcli.library.layout import RUN
 from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Recipe
 from kmcli.workflows.house import House
@@ -61,16 +61,16 @@ def import_module(
     config = _config(folder)
     base = _base(house, folder, config)
     told = read_json(folder / "km.json") or {}
-    with tempfile.TemporaryDirectory(dir=house.library.cache, prefix="import-") as plain:
+    with files.scratch(house.library.cache, "import-") as plain:
         with _as_import():
-            compose(base, [folder], Path(plain))
-        recipe = _recipe(base, config, told, Path(plain))
+            compose(base, [folder], plain)
+        recipe = _recipe(base, config, told, plain)
         target, added = _document(house, folder, base, recipe, told, document, name)
         with house.library.lock(target, "import"):
             _require_free(house, target, force)
             house.library.clear_workspace(target)
             staging = house.library.staging(target)
-            for file in Path(plain).iterdir():
+            for file in plain.iterdir():
                 (staging / file.name).write_bytes(file.read_bytes())
             (staging / "card.md").write_text(_card(target, folder, base, recipe), "utf-8")
             metrics = {"imported": str(folder)}
