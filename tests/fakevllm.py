@@ -45,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, "unloaded")
         elif data["model"] not in LOADED:
             self.fail(404, f"no {data['model']}")
+        elif "prompt_embeds" in data:
+            TOLD.append(f"read {data['prompt_embeds']}")
+            self.write({**data, "prompt": [5, 6, 7]})
         elif len(data["prompt"]) > 40 and data["max_tokens"] == 24:
             self.fail(400, "no thank you.")
         else:

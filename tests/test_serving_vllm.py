@@ -7,6 +7,8 @@ KM_VLLM_PYTHON=/venv/with/vllm/bin/python VLLM_CPU_KVCACHE_SPACE=1 pytest tests/
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import signal
 import sys
@@ -18,15 +20,23 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from kmcli import config
-from kmcli.errors import ResourceError
+from kmcli import bases, config
+from kmcli.adapters import compressed
+from kmcli.engines import Sampling
+from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library
-from kmcli.serving import Limits
+from kmcli.serving import Entry, Limits
 from kmcli.serving.counts import Counts
+from kmcli.serving.embeddings import Embeddings, reading
 from kmcli.serving.vllm import VllmBackend
+from kmcli.types import KnowledgeModule, silent
 from kmcli.workflows import backends
-from serving_cases import QUESTIONS, Running, chat, metric, said, serving, teach, until
+from kmcli.workflows.backends import open_backend
+from kmcli.workflows.house import open_house
+from serving_cases import QUESTIONS, Running, alone, chat, metric, said, serving, teach, until
 from vllm_cases import gone
 
 VLLM = os.environ.get("KM_VLLM_PYTHON")  # read as this is imported: every test starts without KM_ variables
@@ -111,6 +121,64 @@ def test_modules_are_loaded_by_their_hash_and_given_up(echo: Running) -> None:
         said(client, "notes", "Who?")
 
 
+def compress(name: str, seed: int, **changes: Any) -> KnowledgeModule:
+    """A document with a LoRA and, before what it reads, rows that are no token's embedding."""
+    module = teach(name, seed, adapter="compressed", summary_ratio=8, **changes)
+    rows = torch.randn((12, table().shape[1]), generator=torch.Generator().manual_seed(seed))
+    save_file({"vectors": table().std() * rows}, module.path / compressed.BESIDE)
+    return module
+
+
+def table() -> torch.Tensor:
+    loaded = bases.load(bases.find(bases.EMBEDDED, silent), "cpu")
+    found: torch.Tensor = loaded.model.get_input_embeddings().weight.detach()
+    return found
+
+
+def test_vectors_go_out_before_the_prompt_as_embeddings(echo: Running) -> None:
+    echo.service.backend._embeddings = Embeddings(bases.find(bases.EMBEDDED, silent))  # type: ignore[attr-defined]
+    client, module = echo.client(), compress("small", 3, steps=0)
+    ids = echo.service.backend.read([("user", "Who?")])
+    backend: Any = echo.service.backend
+    whole = chat(client, "small", "Who?", max_tokens=3)
+    assert whole.choices[0].message.content == backend._decode([5, 6, 7]).strip()
+    assert whole.usage.prompt_tokens == len(ids)
+    load, read, write = told(echo)
+    assert (load, write) == (f"load small@{module.id} {module.path}", f"write small@{module.id}")
+    sent = torch.load(io.BytesIO(base64.b64decode(read.removeprefix("read "))), weights_only=True)
+    vectors = load_file(module.path / compressed.BESIDE)["vectors"]
+    assert torch.equal(sent, torch.cat([vectors, table()[ids]]))
+    most = backend.module(Entry("small", module)).tokens
+    with pytest.raises(openai.BadRequestError, match=f"reads {640 - most} at once"):
+        said(client, "small", "word " * 700)
+    said(client, "notes", "Who?")
+    assert len([line for line in told(echo) if line.startswith("read ")]) == 1, "a LoRA's prompt is ids"
+
+
+def test_vllm_is_started_for_vectors_where_a_document_has_some(km_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kmcli.serving.vllm as serving_vllm
+
+    started: list[tuple[str, bool]] = []
+
+    def record(base: Any, command: list[str], *rest: Any, embeddings: bool) -> str:
+        started.append((command[-1], embeddings))
+        return "backend"
+
+    monkeypatch.setattr(serving_vllm, "VllmBackend", record)
+    module = teach("notes", 1, steps=0)
+    with open_house({"engine": "vllm", "vllm_python": sys.executable}, silent) as house:
+        for _ in range(2):
+            assert open_backend(house, house.base(), Limits(), Counts()) == "backend"
+            module = compress("small", 3, steps=0)
+    (without, no), (with_it, yes) = started
+    assert ("--enable-prompt-embeds" in without, "--lora-target-modules" in without, no) == (False, False, False)
+    linear = '"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"'
+    assert f'"--enable-prompt-embeds", "--lora-target-modules", {linear}' in with_it, "token embeddings among them"
+    assert yes
+    with pytest.raises(KmError, match="vLLM was started before small was compressed"):
+        reading(Entry("small", module), able=False)
+
+
 def test_too_many_wait_and_a_place_is_freed(echo: Running) -> None:
     client = echo.client()
     streams = [chat(client, "embedded", "slow " * 9, stream=True, max_tokens=400) for _ in range(2)]
@@ -166,6 +234,22 @@ def test_one_that_does_not_start(km_home: Path) -> None:
 
 
 # --- vLLM itself
+
+
+@pytest.mark.skipif(not VLLM, reason="KM_VLLM_PYTHON names no interpreter that has vLLM")
+def test_vllm_answers_from_compressed_documents(km_home: Path) -> None:
+    """As torch does, by several at once, and by a LoRA beside them."""
+    compress("small", 3), compress("other", 4), teach("notes", 1)
+    greedy = Sampling(max_tokens=24, temperature=0.0)
+    names = ("small", "other", "notes")
+    wanted = {name: alone(km_home, "hf", name, QUESTIONS, greedy) for name in names}
+    assert len({tuple(found) for found in wanted.values()}) == 3
+    with serving("vllm", vllm_python=VLLM, parallel=8) as running:
+        client = running.client()
+        asked = [(name, place) for name in names for place in range(len(QUESTIONS))] * 2
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(lambda one: said(client, one[0], QUESTIONS[one[1]], max_tokens=24), asked))
+        assert found == [wanted[name][place] for name, place in asked]
 
 
 @pytest.mark.skipif(not VLLM, reason="KM_VLLM_PYTHON names no interpreter that has vLLM")

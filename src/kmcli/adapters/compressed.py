@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PEFT_TYPE = "LORA"
 BESIDE = "summary_vectors.safetensors"
 WHAT = "a LoRA with summary vectors that stand before the question"
-ABLE = frozenset({"hf", "peft", "gguf", "gguf-lora", "merged", "group"})
+ABLE = frozenset({"hf", "vllm", "peft", "gguf", "gguf-lora", "merged", "group"})
 DEFAULTS: Mapping[str, Any] = {}
 
 RATE = 10.0

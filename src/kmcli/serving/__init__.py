@@ -9,6 +9,7 @@
     app.py        the HTTP routes and who may use them
     server.py     the socket, and how it ends
     counts.py     what /metrics shows
+    vllm.py       the door to vLLM's own server; embeddings: prompts of compressed documents for it
 
 The server knows no library: it is handed a Catalogue, which is asked anew for each request, so that a Knowledge Module
 trained a moment ago answers the next one.

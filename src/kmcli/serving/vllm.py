@@ -2,6 +2,7 @@
 
 So prompts are read, and text, stop strings and logprobs are made, as with the other engines. A Knowledge Module is loaded
 when it is first asked for, by vLLM's runtime API, as NAME@MODULE: a retrained one has another name, and vLLM caches by it.
+The prompt of a compressed document is sent as input embeddings, its vectors first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from kmcli.errors import KmError
 from kmcli.serving import Entry, Limits, refusals
 from kmcli.serving.backend import Job
 from kmcli.serving.counts import Counts
+from kmcli.serving.embeddings import Embeddings, Reading, reading
 from kmcli.serving.growing import Growing
 from kmcli.serving.refusals import Refused
 from kmcli.serving.vllm_server import BASE_MODEL, VllmServer
@@ -48,12 +50,14 @@ class VllmBackend:
         limits: Limits,
         counts: Counts,
         start_seconds: float = START_SECONDS,
+        embeddings: bool = False,
     ) -> None:
-        """command: of vllm_server. rank: the largest that it was started for.
+        """command: of vllm_server. rank: the largest that it was started for. embeddings: whether it takes those too.
 
         Raises ResourceError where vLLM does not start, or the base has no tokenizer.
         """
         self._rank, self._limits, self._counts = rank, limits, counts
+        self._embeddings = Embeddings(base) if embeddings else None
         self._tokenizer: Any = bases.load_tokenizer(base)
         self._tokenizing = threading.Lock()
         self._ends = end_ids(self._tokenizer, generation_config(base))
@@ -69,7 +73,7 @@ class VllmBackend:
         # All that follows is for the loop's thread.
         self._running = 0
         self._places = asyncio.Semaphore(limits.parallel)
-        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._loaded: OrderedDict[str, Reading] = OrderedDict()
         self._users: Counter[str] = Counter()
         self._loading = asyncio.Lock()
         self._client = httpx2.AsyncClient(
@@ -107,9 +111,8 @@ class VllmBackend:
         with self._tokenizing:
             return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def module(self, entry: Entry) -> Entry:
-        self._call(self._load(entry))
-        return entry
+    def module(self, entry: Entry) -> Reading:
+        return self._call(self._load(entry))
 
     def submit(self, job: Job) -> None:
         with self._guard:
@@ -143,14 +146,14 @@ class VllmBackend:
     # --- within the loop
 
     async def _write(self, job: Job) -> None:
-        name = job.module.pinned if job.module else BASE_MODEL
+        name = job.module.entry.pinned if job.module else BASE_MODEL
         try:
             async with self._places:
                 self._running += 1
                 self._users[name] += 1
                 try:
                     if job.module:
-                        await self._load(job.module)  # others may have taken its place while this one waited
+                        await self._load(job.module.entry)  # others may have taken its place while this one waited
                     await self._stream(job, name)
                 finally:
                     self._users[name] -= 1
@@ -165,7 +168,12 @@ class VllmBackend:
 
     async def _stream(self, job: Job, name: str) -> None:
         growing, whole = Growing(job, self._decode, self._ends_at), False
-        async with self._client.stream("POST", "/v1/completions", json=self._request(job, name)) as response:
+        request = self._request(job, name)
+        if self._embeddings and job.module and job.module.vectors_VH is not None:
+            request["prompt_embeds"] = await asyncio.to_thread(
+                self._embeddings.prompt, job.module.vectors_VH, request.pop("prompt")
+            )
+        async with self._client.stream("POST", "/v1/completions", json=request) as response:
             if response.status_code != 200:
                 raise _refused(await response.aread())
             async for line in response.aiter_lines():
@@ -226,14 +234,14 @@ class VllmBackend:
     def _ends_at(self, token: int) -> bool:
         return token in self._ends
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: Entry) -> Reading:
         """Raises KmError where vLLM cannot."""
         if entry.pinned in self._loaded:
             self._loaded.move_to_end(entry.pinned)
-            return
+            return self._loaded[entry.pinned]
         async with self._loading:
             if entry.pinned not in self._loaded:
-                await asyncio.to_thread(self._check, entry)
+                read = await asyncio.to_thread(self._check, entry)
                 body = {"lora_name": entry.pinned, "lora_path": str(entry.module.path)}
                 try:
                     response = await self._client.post("/v1/load_lora_adapter", json=body)
@@ -242,7 +250,8 @@ class VllmBackend:
                 if response.status_code != 200:
                     raise _cannot_load(entry, _message(response.content))
                 self._counts.loads.inc()
-            self._loaded[entry.pinned] = None
+                self._loaded[entry.pinned] = read
+            found = self._loaded[entry.pinned]
             self._loaded.move_to_end(entry.pinned)
             for old in [name for name in self._loaded if not self._users[name] and name != entry.pinned]:
                 if len(self._loaded) <= self._limits.modules:
@@ -250,8 +259,9 @@ class VllmBackend:
                 del self._loaded[old]
                 with contextlib.suppress(httpx2.HTTPError):
                     await self._client.post("/v1/unload_lora_adapter", json={"lora_name": old})
+            return found
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, entry: Entry) -> Reading:
         adapters.require(entry.module, entry.name, "vllm")
         try:
             rank = int(json.loads((entry.module.path / CONFIG).read_text("utf-8"))["r"])
@@ -262,6 +272,7 @@ class VllmBackend:
                 f"the Knowledge Module of {entry.name} has rank {rank}, and vLLM was started for {self._rank} at most.",
                 "Stop km serve and start it again.",
             )
+        return reading(entry, self._embeddings is not None)
 
     def _lost(self, error: httpx2.HTTPError | None) -> Refused:
         if not self._server.alive:

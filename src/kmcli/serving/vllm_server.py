@@ -84,8 +84,12 @@ class VllmServer:
         return sentence(how_it_ended(self.process, self._log))
 
 
-def command(interpreter: str, base: Base, rank: int, limits: Limits) -> list[str]:
-    """What starts the server. rank: the largest of any Knowledge Module."""
+def command(interpreter: str, base: Base, rank: int, limits: Limits, targets: Sequence[str] = ()) -> list[str]:
+    """What starts the server. rank: the largest of any Knowledge Module.
+
+    targets: where prompts go out as input embeddings too, the layers that Knowledge Modules change. vLLM 0.32 otherwise
+    wraps the token embeddings as well, and ends at a pass in which only some rows are tokens.
+    """
     sizes = {
         "--max-model-len": base.context,
         "--max-num-seqs": limits.parallel,
@@ -101,6 +105,7 @@ def command(interpreter: str, base: Base, rank: int, limits: Limits) -> list[str
         "--disable-uvicorn-access-log",
     ]  # none of the base's habits
     always += [str(word) for pair in sizes.items() for word in pair]
+    always += ["--enable-prompt-embeds", "--lora-target-modules", *targets] if targets else []
     # On a processor vLLM 0.32 fails where it cuts a prompt with a seed of its own in two; compiling takes minutes there.
     processor = ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
     processor += ["--max-num-batched-tokens", str(max(base.context, TOKENS_AT_ONCE))]

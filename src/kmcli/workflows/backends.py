@@ -12,17 +12,19 @@ To add one: a `serving.backend.Backend` (or a `serving.batching.Rows`), a functi
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from kmcli import adapters, bases
+from kmcli.adapters.folder import config_of
 from kmcli.bases import Base
-from kmcli.errors import UsageError
+from kmcli.errors import KmError, UsageError
 from kmcli.serving import Entry, Limits
 from kmcli.serving.backend import Backend
 from kmcli.serving.counts import Counts
-from kmcli.types import Event, Recipe
+from kmcli.types import Event, KnowledgeModule, Recipe
 from kmcli.workflows.answering import llamacpp_can, made_base_file, made_module_file
 from kmcli.workflows.house import House
 
@@ -81,12 +83,22 @@ def _vllm(house: House, base: Base, limits: Limits, counts: Counts) -> Backend:
 
     interpreter = interpreter_of(house.settings["vllm_python"].value or None)
     library = house.library
-    modules = filter(None, map(library.module, library.documents()))
-    trained = [module.recipe.rank for module in modules if adapters.able(module, "vllm")]
+    modules = [one for one in map(library.module, library.documents()) if one and adapters.able(one, "vllm")]
+    trained = [module.recipe.rank for module in modules]
+    embeddings = any(adapters.beside(module.path) for module in modules)
+    targets = sorted(set().union(*map(_targets, modules))) if embeddings else []
     extractors = [one.recipe.rank for one in library.extractors.all()]
     rank = allowed_rank(max([int(base.recipe.get("rank", Recipe().rank)), *trained]) + max(extractors, default=0))
     house.report(Event("serve", "starting vLLM, which takes a minute or more"))
-    return VllmBackend(base, command(interpreter, base, rank, limits), rank, limits, counts)
+    start = command(interpreter, base, rank, limits, targets)
+    return VllmBackend(base, start, rank, limits, counts, embeddings=embeddings)
+
+
+def _targets(module: KnowledgeModule) -> set[str]:
+    """The layers that it changes; none where it is damaged, which is said when it is asked."""
+    with contextlib.suppress(KmError):
+        return set(config_of(module.path)["target_modules"])
+    return set()
 
 
 BACKENDS: dict[str, Callable[[House, Base, Limits, Counts], Backend]] = {
