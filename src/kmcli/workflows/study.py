@@ -4,7 +4,7 @@ trains on it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,12 +72,7 @@ def train(
     if wanted.init:
         starts.modules(house, wanted)  # what cannot be is refused before anything is written
     again = force or restart
-    if options.given and not again:
-        keeping.take_up(house, documents, wanted)
-    if options.given and not wanted.exam:
-        for document in documents:
-            _let_off(house, document)
-    todo = [document for document in documents if again or not met(house, document, wanted, options, everything)]
+    todo = _due(house, documents, wanted, options, again, everything)
     Foreign(house, default.path).tell_of(todo)
     if group and todo:
         todo = documents
@@ -92,33 +87,68 @@ def train(
         done = cluster.run(house, "train", todo, wanted, options, ray, force, restart, clear)
         finished = tuple(one for one in done.finished if isinstance(one, Trained))
         return TrainReport(finished, tuple(done.failed), tuple(skipped), done.interrupted)
-    together = len(todo) if group else TOGETHER
+
+    def task(current: Document) -> Task | None:
+        if restart:
+            library.clear_workspace(current)
+        return task_of(house, current, default, wanted, options, restart, again or group, everything)
+
     work = Group(house, Loader(house), force, house.processes())
-    interrupted = None
+    together = len(todo) if group else TOGETHER
+    groups = [todo[start : start + together] for start in range(0, len(todo), together or 1)]
+    interrupted = _side_by_side(house, work, groups, task, skipped)
+    return TrainReport(tuple(work.trained), tuple(work.failed), tuple(skipped), interrupted)
+
+
+def _due(
+    house: House,
+    documents: Sequence[Document],
+    wanted: Recipe,
+    options: RecipeOptions,
+    again: bool,
+    everything: bool,
+) -> list[Document]:
+    """Those that are to be trained, once what is kept or unfinished of them, and the options ask for, has been taken up."""
+    if options.given and not again:
+        keeping.take_up(house, documents, wanted)
+    if options.given and not wanted.exam:
+        for document in documents:
+            _let_off(house, document)
+    return [document for document in documents if again or not met(house, document, wanted, options, everything)]
+
+
+def _side_by_side(
+    house: House,
+    work: Group,
+    groups: Sequence[Sequence[Document]],
+    task: Callable[[Document], Task | None],
+    skipped: list[Document],
+) -> InterruptedRun | None:
+    """Train one group after the other, each while its documents are held. task: what there is to do about one that is held;
+    where there is nothing any more it is added to `skipped`. Returns what Ctrl-C has to say."""
+    count, place = sum(map(len, groups)), 0
     try:
-        for start in range(0, len(todo), together or 1):
+        for group in groups:
             with ExitStack() as locks:
-                for place, document in enumerate(todo[start : start + together], start + 1):
-                    if len(todo) > 1:
-                        house.report(Event("train", f"{document.name}, {place} of {len(todo)}"))
+                for document in group:
+                    place += 1
+                    if count > 1:
+                        house.report(Event("train", f"{document.name}, {place} of {count}"))
                     with work.failing(document):  # which may have changed while others were worked on
-                        current = locks.enter_context(library.lock(document, "train"))
-                        if restart:
-                            library.clear_workspace(current)
-                        task = task_of(house, current, default, wanted, options, restart, again or group, everything)
-                        if task is None:
+                        found = task(locks.enter_context(house.library.lock(document, "train")))
+                        if found:
+                            work.write(found)
+                        else:
                             skipped.append(document)  # trained by another process, or but for what a crash left behind
-                            continue
-                        work.write(task)
                 work.train()
     except InterruptedRun as stopped:
-        interrupted = stopped
+        return stopped
     except KeyboardInterrupt:
         message = "stopped; nothing that was finished is lost."
-        interrupted = InterruptedRun(message, "The same command goes on from there.")
+        return InterruptedRun(message, "The same command goes on from there.")
     finally:
         work.close()
-    return TrainReport(tuple(work.trained), tuple(work.failed), tuple(skipped), interrupted)
+    return None
 
 
 def _of_group(house: House, wanted: Recipe, names: Sequence[str]) -> Recipe:
