@@ -55,13 +55,10 @@ class Library(Trained):
         layout = Layout(home.absolute())
         try:
             files.make_root(layout.home)
-            new = not all(folder.is_dir() for folder in layout.folders)
             if not layout.document_caches.is_dir():
                 aged.clear_cache(layout)
             for folder in layout.folders:
                 files.make_folder(folder)
-            if new:
-                files.sync(layout.home)
             return cls(layout, Database(layout.database, layout.home / "km.lock"))
         except OSError as error:
             raise ResourceError(
