@@ -18,9 +18,10 @@ import pytest
 
 from chat_cases import LAMP, MILL, Opened, scripted
 from cli_cases import Km
-from kmcli import bases
+from kmcli import adapters, bases
+from kmcli.adapters.folder import config_of
 from kmcli.engines.hf import HfEngine
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library, files
 from kmcli.types import Ingested
 from kmcli.workflows import group
@@ -118,6 +119,34 @@ def test_the_base_is_deleted_under_a_module(km: Km, permits: Path, tmp_path: Pat
     shutil.move(tmp_path / "away", own)
     assert km("ask", "permits", "Who?", "--method", "km").code == 0
     assert entry(km, "permits")["state"] == "fresh"
+
+
+# --- the module
+
+
+def test_a_module_goes_before_it_is_loaded(
+    km: Km, trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = adapters.load_sum
+    with Library.open(trained_home) as library:
+        module = library.module(library.find("notes"))
+    assert module is not None
+
+    def without(*given: Any) -> Any:
+        shutil.move(module.path, tmp_path / "away")
+        return real(*given)
+
+    monkeypatch.setattr(adapters, "load_sum", without)
+    run = km("ask", "notes", "Who?", "--method", "km", "--engine", "hf")
+    said = f"km: the Knowledge Module in {module.path} was replaced or removed meanwhile. Try again."
+    assert (run.code, sentences(run.err)) == (1, [said])
+
+
+def test_the_library_goes_before_a_module_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as gone:
+        config_of(tmp_path / "home" / "modules" / "1")
+    again = "Bring it back (was it moved, or its disk taken away?) and try again."
+    assert str(gone.value) == f"{tmp_path / 'home'} is gone. {again}"
 
 
 # --- two versions of km
