@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,9 @@ from kmcli.adapters.folder import config_of
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library, files
-from kmcli.types import Ingested
-from kmcli.workflows import group
+from kmcli.types import Ingested, silent
+from kmcli.workflows import group, passages
+from kmcli.workflows.house import open_house
 from workflow_cases import TINY, entry, files_below, is_sound, km, permits, sentences, trained_home
 
 NEWER = "this library was last used by a newer km."
@@ -96,6 +98,17 @@ def test_the_cache_goes_between_two_questions_of_a_chat(
     assert run.code == 0, run.err
     assert [turn["answer"] for turn in run.envelope["data"]["turns"]] == ["Ann"] * 3
     assert is_sound(km)
+
+
+def test_the_cache_goes_between_two_searches(km_home: Path) -> None:
+    with open_house({}, silent) as house:
+        heron = house.library.add(ingested("The heron waits by the quay.")).document
+        for _ in range(2):
+            shutil.rmtree(km_home / "cache")
+            assert [one.document for one in passages.search(house, "heron")] == [heron.id]
+        shutil.rmtree(km_home / "cache")
+        assert house.library.cache_of(heron.id).parent.is_dir()
+        assert stat.S_IMODE((km_home / "cache").stat().st_mode) == 0o700
 
 
 # --- the base
