@@ -125,6 +125,7 @@ def test_a_revision_that_a_cut_has_torn_is_made_anew(
     (memo,) = (km_home / "cache" / "revisions").iterdir()
     memo.write_bytes(rest)
     assert revision() == first == memo.read_text()
+    assert (memo.parent.stat().st_mode & 0o777, memo.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
 def test_what_a_repair_sets_aside_is_still_there(tmp_path: Path) -> None:

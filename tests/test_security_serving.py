@@ -153,7 +153,15 @@ def test_who_says_nothing_is_not_waited_for(open_to_all: Running, begun: bytes) 
         assert time.monotonic() - began < 20, "closed"
 
 
-def test_there_are_only_so_many_connections(open_to_all: Running) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app.BODY_SECONDS == 30.0
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
+    head = b"POST /km/count HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    assert sent(open_to_all.url, head + b'{"te').startswith(b"HTTP/1.1 408 ")
+
+
+def test_there_are_only_so_many_connections(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)  # or they are closed for what they do not say
     most = 2 + 2 + connections.SPARE
     host, port = open_to_all.url.removeprefix("http://").split(":")
     opened = [socket.create_connection((host, int(port)), timeout=20) for _ in range(most + 8)]
