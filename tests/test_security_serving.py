@@ -20,6 +20,7 @@ from kmcli import config
 from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library
 from kmcli.serving import app, connections, refusals, server
+from kmcli.serving.service import Service
 from serving_cases import Running, ingested, serving, teach
 from training_cases import one_thread
 
@@ -209,6 +210,14 @@ def test_no_error_tells_a_path(open_to_all: Running, caplog: pytest.LogCaptureFi
     assert "/" not in answer.json()["error"]["message"]
     assert "Traceback" not in answer.text
     assert home in caplog.text, "who runs it reads where"
+
+
+def test_a_bug_tells_no_traceback(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Service, "entries", lambda self: 1 / 0)
+    answer = httpx2.get(f"{open_to_all.url}/v1/models")
+    told = {"message": "this is a bug in km. The server's standard error says more.", "type": "server_error"}
+    assert (answer.status_code, answer.json()["error"]) == (500, {**told, "param": None, "code": "internal_error"})
+    assert httpx2.get(f"{open_to_all.url}/health").status_code == 200
 
 
 @pytest.mark.parametrize(
