@@ -151,8 +151,8 @@ def test_a_module_goes_before_it_is_loaded(
 
     monkeypatch.setattr(adapters, "load_sum", without)
     run = km("ask", "notes", "Who?", "--method", "km", "--engine", "hf")
-    said = f"km: the Knowledge Module in {module.path} was replaced or removed meanwhile. Try again."
-    assert (run.code, sentences(run.err)) == (1, [said])
+    said = f"km: {module.path} was replaced or removed meanwhile. Try again."
+    assert (run.code, sentences(run.err)) == (4, [said])
 
 
 def test_the_library_goes_before_a_module_is_loaded(tmp_path: Path) -> None:
@@ -193,6 +193,24 @@ def test_a_newer_km_comes_while_an_older_one_is_at_work(km_home: Path, overtaken
             with pytest.raises(KmError) as refused:
                 change()
             assert (refused.value.message, refused.value.hint) == (NEWER, "Upgrade with: pip install --upgrade kmcli")
+        assert contents(km_home) == before
+
+
+def test_a_newer_km_whose_tables_look_alike(km_home: Path) -> None:
+    """What it keeps in them an older one would not."""
+    with Library.open(km_home) as library:
+        heron = library.add(ingested("The heron waits.")).document
+        with sqlite3.connect(km_home / "km.db") as newer:
+            newer.execute("PRAGMA user_version = 99")
+        before = contents(km_home)
+        for change in (
+            lambda: library.add(ingested("Another text.")),
+            lambda: library.rename("book", "tome"),
+            lambda: library.retag(heron, ["birds"], []),
+            lambda: library.remove("book"),
+        ):
+            with pytest.raises(KmError, match=NEWER):
+                change()
         assert contents(km_home) == before
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
 from kmcli.library.files import gone
 
 WEIGHTS = "adapter_model.safetensors"
@@ -33,9 +33,7 @@ def explained(folder: Path) -> Iterator[None]:
         if missing[1:]:  # the library, or what it is in
             raise gone(missing[-1]) from None
         if missing:
-            raise KmError(
-                f"the Knowledge Module in {folder} was replaced or removed meanwhile.", "Try again."
-            ) from None
+            raise ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.") from None
         raise _unloadable(folder, error) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unloadable(folder, error) from None
