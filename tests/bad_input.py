@@ -194,6 +194,8 @@ CASES = [
     Case("lying.epub", always(understating(zipped({**epub(_WORDS), "x.bin": _ZEROS}), len(_ZEROS))),
          "FILE unpacks to more than it says, as no document does."),
     Case("entity.docx", lambda secret: zipped(docx("&secret;", entity(secret, "w:document"))), "FILE is damaged."),
+    Case("doctype.docx", always(zipped(docx(_WORDS, '<!DOCTYPE w SYSTEM "http://example.org/w.dtd">'))), "FILE is damaged."),
+    Case("lzma.docx", always(zipped(docx(_WORDS), zipfile.ZIP_LZMA)), "FILE is damaged."),
     Case("entity.epub", lambda secret: zipped(epub(f"{_WORDS}&secret;", entity(secret, "html"))), text=f"{_WORDS}&secret;"),
     Case("entity.html", lambda secret: f"{entity(secret, 'html')}<html><p>{_WORDS}&secret;</p></html>".encode(),
          text=f"{_WORDS}&secret;"),

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,14 @@ def test_loops_pipes_and_devices(km: Km, tmp_path: Path, km_home: Path) -> None:
         assert len(library.documents()) == 1
 
 
+def test_what_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening alone makes some devices do something."""
+    os.mkfifo(tmp_path / "pipe.md")
+    monkeypatch.setattr(os, "open", lambda *given: pytest.fail(f"{given[0]} was opened"))
+    with pytest.raises(KmError, match="is not a regular file"):
+        sources.from_file(tmp_path / "pipe.md")
+
+
 def test_a_pipe_that_takes_a_file_s_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "a.md")
     checks: list[int] = []
@@ -115,8 +124,13 @@ def test_a_pipe_that_takes_a_file_s_place_is_not_waited_for(tmp_path: Path, monk
             regular(path, mode)
 
     monkeypatch.setattr(sources, "_regular", late)
+    waited: list[int] = []
+    writer = threading.Timer(10, lambda: waited.append(os.open(tmp_path / "a.md", os.O_RDWR)))
+    writer.start()
     with pytest.raises(KmError, match="not a regular file"):
         ingest.read(str(tmp_path / "a.md"))
+    writer.cancel()
+    assert waited == [], "nobody has to write before it ends"
 
 
 def test_a_name_with_a_dash_before_it(km: Km, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

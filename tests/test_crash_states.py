@@ -6,12 +6,12 @@ A sample of the states of each verb; `make reliability` looks at all of them.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +22,14 @@ import pytest
 from cli_cases import command, environment
 from crash_disk import Disk
 from crash_faults import FAULTS, Fault, full, gone
-from crash_verbs import VERBS, Loss, Place, Recording, sampled
+from crash_verbs import SET, VERBS, Loss, Place, Recording, sampled
 from kmcli import config
 from kmcli.bases import folder as folder_of_base
 from kmcli.export import place as export_place
 from kmcli.library import Library, check, compressors, conversations, files, layout, modules
 from kmcli.library import samples as study
 from kmcli.types import silent
-from kmcli.workflows import extracting, importing
+from kmcli.workflows import extracting
 from workflow_cases import sentences
 
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -125,6 +125,7 @@ def test_a_revision_that_a_cut_has_torn_is_made_anew(
     (memo,) = (km_home / "cache" / "revisions").iterdir()
     memo.write_bytes(rest)
     assert revision() == first == memo.read_text()
+    assert (memo.parent.stat().st_mode & 0o777, memo.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
 def test_what_a_repair_sets_aside_is_still_there(tmp_path: Path) -> None:
@@ -195,6 +196,7 @@ def nothing(*_: object) -> None:
     pass
 
 
+UNFLUSHED = SimpleNamespace(**{**vars(files), "make_folder": lambda folder: folder.mkdir(exist_ok=True)})
 GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "a file is flushed before it gets its name": ("again", files, "write", plainly),
     "a folder is flushed after a file in it got its name": ("add", files, "sync", nothing),
@@ -209,8 +211,8 @@ GUARDS: dict[str, tuple[str, object, str, Any]] = {
     "the names of documents are looked at by doctor": ("mv", check._Inspection, "published", nothing),
     "the note of a training is flushed": ("train", Library, "begin_training", begin_plainly),
     "settings are flushed": ("config", config, "os", without(os, "fsync")),
-    "a new folder of conversations is flushed": ("chat", conversations, "files", without(files, "sync")),
-    "a new folder of compressors is flushed": ("compressor", compressors, "files", without(files, "sync")),
+    "a new folder of conversations is flushed": ("chat", conversations, "files", UNFLUSHED),
+    "a new folder of compressors is flushed": ("compressor", compressors, "files", UNFLUSHED),
     "an exported file is flushed": ("gguf", export_place, "sync", nothing),
     "an exported folder changes places with the old one": ("peft", export_place, "exchange", lambda *_: False),
 }
@@ -244,41 +246,41 @@ def test_without_its_guard_a_full_disk_is_a_traceback(
     assert any(recording.faulted(gone, step) for step in steps)
 
 
-def test_what_a_cut_import_left_is_told_from_a_training(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    verb = BY_NAME["import"]
-    root = place.prepared(verb)
-    with Library.open(root / "home") as library:
-        heron = library.find("heron")
-        (library.staging(heron) / "adapter_config.json").write_text("{")
-        assert library.state(heron) == "interrupted"
-    with monkeypatch.context() as patch:
-        patch.setattr(importing, "RUN", "")
-        assert place.run(root, verb.words).code == 2
-    assert place.run(root, verb.words).code == 0
-    with Library.open(root / "home") as library:
-        assert library.state(library.find("heron")) == "stale", "it was trained on the text of works"
-
-
-def test_an_update_that_was_kept_and_not_noted(place: Place) -> None:
-    """The power goes after the new module is true and before the note of its training is cleared."""
+def test_an_update_whose_workspace_is_still_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power goes after the new module is true, while its workspace is deleted: the folders in it have changed since."""
     root = place.prepared(BY_NAME["redline"])
-    with Library.open(root / "home") as library:
-        old = library.module(library.find("works"))
+    real = files.delete
+
+    def half(path: Path) -> None:
+        before = path / "before"
+        if not before.exists():
+            return real(path)
+        real(before / "targets.bin")
+        later = time.time_ns() + 10**9
+        os.utime(before, ns=(later, later))
+        return None
+
+    monkeypatch.setattr(files, "delete", half)
     assert place.run(root, ("train", "works")).code == 0
+    monkeypatch.undo()
     with Library.open(root / "home") as library:
         works = library.find("works")
+        assert sorted(file.name for file in library.workspace(works).iterdir()) == [
+            "before",
+            "checkpoint.safetensors",
+            "run.json",
+        ]
         new = library.module(works)
-        assert old is not None
         assert new is not None
-        run = {"recipe": new.recipe.as_json(), "text_sha256": works.text_sha256, "module": "", "update": old.id}
-        library.begin_training(works, json.dumps(run).encode())
-        assert library.state(works) == "interrupted"
+        assert library.state(works) == "fresh"
     ran = place.run(root, ("train", "works"))
     assert (ran.code, "starting anew" in ran.err) == (0, False)
+    other = place.run(root, ("train", "works", *SET, "--set", "steps=1"))
+    assert (other.code, "going on" in other.err) == (0, False), "of the old workspace nothing is taken up"
     with Library.open(root / "home") as library:
         module = library.module(library.find("works"))
         assert module is not None
-        assert (module.id, library.state(library.find("works"))) == (new.id, "fresh")
+        assert (module.id != new.id, module.metrics["steps"], library.check()) == (True, 1, [])
 
 
 def test_a_clock_that_was_put_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

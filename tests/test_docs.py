@@ -82,3 +82,21 @@ def test_links_between_pages_lead_somewhere() -> None:
 def anchors(file: Path) -> set[str]:
     headings = re.findall(r"(?m)^#+ (.*)$", file.read_text("utf-8"))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_guards_and_their_tests_are_there() -> None:
+    table = (ROOT / "docs/reliability.md").read_text("utf-8").partition("\n## Guards and their tests\n")[2]
+    rows = [line.strip("|").split("|") for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(rows) > 25
+    for _, guards, tests in rows[1:]:
+        for named in re.findall("`(.+?)`", guards):
+            file, _, names = named.partition(": ")
+            assert (ROOT / "src/kmcli" / file).exists(), file
+            for name in filter(None, names.split(", ")):
+                assert re.search(rf"\b{name}\b", (ROOT / "src/kmcli" / file).read_text("utf-8")), named
+        for test in tests.split(";"):
+            name, *words = test.replace("`", "").replace(",", "").split()
+            there = re.findall(r"^(?:async )?def (test_\w+)", (ROOT / f"tests/test_{name}.py").read_text("utf-8"), re.M)
+            assert there, name
+            for word in words:
+                assert any(word in one for one in there), (name, word)

@@ -60,6 +60,7 @@ def test_options_are_weighed_by_the_mean_likelihood_of_their_tokens(km: Km, load
     data, out = files.quality(tmp_path / "data"), tmp_path / "out"
     run = km(*words(loaded, "quality", data, out, "--methods", "full,bare"))
     assert run.code == 0, run.err
+    assert out.stat().st_mode & 0o777 == 0o700
     found = answers(out)
     assert [(one["case"], one["method"]) for one in found] == [
         *[("52845", "bare")] * 2,

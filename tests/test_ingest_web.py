@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -256,7 +257,8 @@ def test_a_server_that_sends_a_byte_now_and_then(monkeypatch: pytest.MonkeyPatch
             connection, _ = slow.accept()
             with connection:
                 connection.sendall(beginning)
-                while not ended.wait(0.1):
+                last = time.monotonic() + 10  # where nothing else ends it
+                while not ended.wait(0.1) and time.monotonic() < last:
                     try:
                         connection.sendall(b"x")
                     except OSError:
@@ -265,7 +267,9 @@ def test_a_server_that_sends_a_byte_now_and_then(monkeypatch: pytest.MonkeyPatch
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
+            began = time.monotonic()
             assert "takes longer than" in failure(f"http://127.0.0.1:{slow.getsockname()[1]}/").message
+            assert time.monotonic() - began < 9, "the clock ends it, not the server"
         finally:
             ended.set()
             thread.join(10)

@@ -161,7 +161,7 @@ def test_new_content_of_the_same_source_updates(library: Library) -> None:
 def test_other_bytes_with_the_same_text_leave_the_module_fresh(library: Library) -> None:
     first = library.add(ingested("one")).document
     train(library, first)
-    (library.workspace(first) / "checkpoint").write_text("still good")
+    library.begin_training(first, b"still good")
     document = library.add(dataclasses.replace(ingested("one"), data=b"one, resaved")).document
     assert library.state(document) == "interrupted"
     library.clear_workspace(document)

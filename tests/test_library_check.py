@@ -40,12 +40,13 @@ def append(path: Path, data: bytes) -> None:
 
 
 def leave_finished_workspace(library: Library, document: Document) -> None:
-    checkpoint = library.workspace(document) / "checkpoint"
-    checkpoint.touch()
-    age(checkpoint, seconds=60)
+    note = library.workspace(document) / "run.json"
+    note.touch()
+    age(note, seconds=60)
 
 
 def test_a_healthy_library_has_no_findings(library: Library, document: Document) -> None:
+    library.begin_training(document, b"{}")
     (library.workspace(document) / "checkpoint").touch()
     before = contents(library.home)
     assert library.check() == []
@@ -60,7 +61,8 @@ def test_a_healthy_library_has_no_findings(library: Library, document: Document)
         (lambda lib, doc: append(folder(lib, doc) / "samples.jsonl", b'{}\n{"'), "is damaged in 1 of its lines"),
         (lambda lib, doc: (folder(lib, doc) / "text-000.md").touch(), "left over from an update"),
         (lambda lib, doc: (folder(lib, doc) / ".0f.tmp").touch(), "left over from an update"),
-        (leave_finished_workspace, "heron has files left over from a training that was finished"),
+        (leave_finished_workspace, "heron has files left over from a training that is over"),
+        (lambda lib, doc: (lib.workspace(doc) / "checkpoint").touch(), "files left over from a training that is over"),
         (
             lambda lib, doc: (lib.module(doc).path / "recipe.json").unlink(),
             "recipe.json of the Knowledge Module of heron",

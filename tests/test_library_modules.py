@@ -49,12 +49,12 @@ def test_states_from_untrained_to_fresh_to_stale_and_back(library: Library, docu
     workspace = library.workspace(document)
     assert workspace == library.workspace(document)
     assert library.state(document) == "untrained"  # an empty workspace is no training
-    (workspace / "checkpoint").mkdir()
+    library.begin_training(document, b"{}")
     assert library.state(document) == "interrupted"
     train(library, document)
     assert library.state(document) == "fresh"
     assert not workspace.exists()
-    (library.workspace(document) / "step-10").write_text("a second training")
+    library.begin_training(document, b"a second training")
     assert library.state(document) == "interrupted"
     library.clear_workspace(document)
     assert library.state(document) == "fresh"
@@ -119,11 +119,45 @@ def test_a_module_without_weights_is_refused(library: Library, document: Documen
     assert library.module(document) is None
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_has_no_note_is_no_training(library: Library, document: Document, trained: bool) -> None:
+    """A crash while a workspace is cleared leaves some of it, in folders that have been changed just now."""
+    state = train(library, document) and "fresh" if trained else "untrained"
+    workspace = library.workspace(document)
+    (workspace / "before").mkdir()
+    (workspace / "before" / "targets.bin").touch()
+    (workspace / "checkpoint.safetensors").touch()
+    assert library.state(document) == state
+    library.begin_training(document, b"{}")
+    assert [file.name for file in workspace.iterdir()] == ["run.json"]
+    assert library.state(document) == "interrupted"
+    (workspace / "checkpoint.safetensors").touch()
+    library.begin_training(document, b"{}")
+    assert len(list(workspace.iterdir())) == 2
+
+
+def test_a_workspace_is_cleared_note_first(
+    library: Library, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(library, document)
+    library.begin_training(document, b"{}")
+
+    def cut(path: Path) -> None:
+        assert path == library.workspace(document)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "delete", cut)
+    with pytest.raises(KeyboardInterrupt):
+        library.clear_workspace(document)
+    assert library.state(document) == "fresh"
+
+
 @pytest.mark.parametrize("step", ["write", "rename", "after rename", "database"])
 def test_a_commit_that_fails_leaves_the_old_module(
     library: Library, document: Document, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     old = train(library, document, b"old")
+    library.begin_training(document, b"{}")
     checkpoint = library.workspace(document) / "checkpoint"
     checkpoint.write_text("resume from here")
     before = contents(old.path)

@@ -20,6 +20,7 @@ from kmcli import config
 from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library
 from kmcli.serving import app, connections, refusals, server
+from kmcli.serving.service import Service
 from serving_cases import Running, ingested, serving, teach
 from training_cases import one_thread
 
@@ -153,7 +154,15 @@ def test_who_says_nothing_is_not_waited_for(open_to_all: Running, begun: bytes) 
         assert time.monotonic() - began < 20, "closed"
 
 
-def test_there_are_only_so_many_connections(open_to_all: Running) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app.BODY_SECONDS == 30.0
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
+    head = b"POST /km/count HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    assert sent(open_to_all.url, head + b'{"te').startswith(b"HTTP/1.1 408 ")
+
+
+def test_there_are_only_so_many_connections(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)  # or they are closed for what they do not say
     most = 2 + 2 + connections.SPARE
     host, port = open_to_all.url.removeprefix("http://").split(":")
     opened = [socket.create_connection((host, int(port)), timeout=20) for _ in range(most + 8)]
@@ -201,6 +210,14 @@ def test_no_error_tells_a_path(open_to_all: Running, caplog: pytest.LogCaptureFi
     assert "/" not in answer.json()["error"]["message"]
     assert "Traceback" not in answer.text
     assert home in caplog.text, "who runs it reads where"
+
+
+def test_a_bug_tells_no_traceback(open_to_all: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Service, "entries", lambda self: 1 / 0)
+    answer = httpx2.get(f"{open_to_all.url}/v1/models")
+    told = {"message": "this is a bug in km. The server's standard error says more.", "type": "server_error"}
+    assert (answer.status_code, answer.json()["error"]) == (500, {**told, "param": None, "code": "internal_error"})
+    assert httpx2.get(f"{open_to_all.url}/health").status_code == 200
 
 
 @pytest.mark.parametrize(

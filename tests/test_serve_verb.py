@@ -107,7 +107,8 @@ def test_engines(km: Km, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com"])
-def test_other_machines_need_a_key(km: Km, host: str) -> None:
+def test_other_machines_need_a_key(km: Km, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kmcli.serving.server.run", lambda *_: pytest.fail("it serves"))
     run = km("serve", "--host", host, "--port", "0")
     assert (run.code, sentences(run.err)) == (
         2,

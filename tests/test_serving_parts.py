@@ -104,8 +104,8 @@ def test_adapters_that_cannot_be_stacked(tmp_path: Path) -> None:
     name = next(iter(plain))
     torch.testing.assert_close(scaled[name][1], 2 * plain[name][1])  # by the root of the rank, which is 4
     (folder / lora.WEIGHTS).write_bytes(b"no weights")
-    for broken in (folder, tmp_path / "gone"):
-        with pytest.raises(KmError, match="cannot be loaded"):
+    for broken, said in ((folder, "cannot be loaded"), (tmp_path / "gone", "replaced or removed meanwhile")):
+        with pytest.raises(KmError, match=said):
             stack.read(broken, CPU)
     rows = stack.Stack(torch.nn.Linear(2, 2), 1)
     with pytest.raises(ResourceError, match="which the base does not have"):

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,14 @@ import pytest
 
 from chat_cases import LAMP, MILL, Opened, scripted
 from cli_cases import Km
-from kmcli import bases
+from kmcli import adapters, bases
+from kmcli.adapters.folder import config_of
 from kmcli.engines.hf import HfEngine
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library, files
-from kmcli.types import Ingested
-from kmcli.workflows import group
+from kmcli.types import Ingested, silent
+from kmcli.workflows import group, passages
+from kmcli.workflows.house import open_house
 from workflow_cases import TINY, entry, files_below, is_sound, km, permits, sentences, trained_home
 
 NEWER = "this library was last used by a newer km."
@@ -97,6 +100,17 @@ def test_the_cache_goes_between_two_questions_of_a_chat(
     assert is_sound(km)
 
 
+def test_the_cache_goes_between_two_searches(km_home: Path) -> None:
+    with open_house({}, silent) as house:
+        heron = house.library.add(ingested("The heron waits by the quay.")).document
+        for _ in range(2):
+            shutil.rmtree(km_home / "cache")
+            assert [one.document for one in passages.search(house, "heron")] == [heron.id]
+        shutil.rmtree(km_home / "cache")
+        assert house.library.cache_of(heron.id).parent.is_dir()
+        assert stat.S_IMODE((km_home / "cache").stat().st_mode) == 0o700
+
+
 # --- the base
 
 
@@ -118,6 +132,34 @@ def test_the_base_is_deleted_under_a_module(km: Km, permits: Path, tmp_path: Pat
     shutil.move(tmp_path / "away", own)
     assert km("ask", "permits", "Who?", "--method", "km").code == 0
     assert entry(km, "permits")["state"] == "fresh"
+
+
+# --- the module
+
+
+def test_a_module_goes_before_it_is_loaded(
+    km: Km, trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = adapters.load_sum
+    with Library.open(trained_home) as library:
+        module = library.module(library.find("notes"))
+    assert module is not None
+
+    def without(*given: Any) -> Any:
+        shutil.move(module.path, tmp_path / "away")
+        return real(*given)
+
+    monkeypatch.setattr(adapters, "load_sum", without)
+    run = km("ask", "notes", "Who?", "--method", "km", "--engine", "hf")
+    said = f"km: {module.path} was replaced or removed meanwhile. Try again."
+    assert (run.code, sentences(run.err)) == (4, [said])
+
+
+def test_the_library_goes_before_a_module_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as gone:
+        config_of(tmp_path / "home" / "modules" / "1")
+    again = "Bring it back (was it moved, or its disk taken away?) and try again."
+    assert str(gone.value) == f"{tmp_path / 'home'} is gone. {again}"
 
 
 # --- two versions of km
@@ -151,6 +193,24 @@ def test_a_newer_km_comes_while_an_older_one_is_at_work(km_home: Path, overtaken
             with pytest.raises(KmError) as refused:
                 change()
             assert (refused.value.message, refused.value.hint) == (NEWER, "Upgrade with: pip install --upgrade kmcli")
+        assert contents(km_home) == before
+
+
+def test_a_newer_km_whose_tables_look_alike(km_home: Path) -> None:
+    """What it keeps in them an older one would not."""
+    with Library.open(km_home) as library:
+        heron = library.add(ingested("The heron waits.")).document
+        with sqlite3.connect(km_home / "km.db") as newer:
+            newer.execute("PRAGMA user_version = 99")
+        before = contents(km_home)
+        for change in (
+            lambda: library.add(ingested("Another text.")),
+            lambda: library.rename("book", "tome"),
+            lambda: library.retag(heron, ["birds"], []),
+            lambda: library.remove("book"),
+        ):
+            with pytest.raises(KmError, match=NEWER):
+                change()
         assert contents(km_home) == before
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
+from kmcli.library.files import gone
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -21,14 +22,26 @@ AGAIN = "Train it again with: km train NAME --restart"
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """What goes wrong within it is told as a KmError: the module in the folder cannot be loaded."""
+    """What goes wrong within it is told as a KmError: the module in the folder cannot be loaded, or is gone since it was
+    looked up."""
     from safetensors import SafetensorError
 
     try:
         yield
+    except FileNotFoundError as error:
+        missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+        if missing[1:]:  # the library, or what it is in
+            raise gone(missing[-1]) from None
+        if missing:
+            raise ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.") from None
+        raise _unloadable(folder, error) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KmError(f"the Knowledge Module in {folder} cannot be loaded: {why}", AGAIN) from None
+        raise _unloadable(folder, error) from None
+
+
+def _unloadable(folder: Path, error: Exception) -> KmError:
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return KmError(f"the Knowledge Module in {folder} cannot be loaded: {why}", AGAIN)
 
 
 def require_weights(folder: Path) -> None:

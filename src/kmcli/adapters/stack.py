@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from kmcli.adapters.folder import CONFIG, WEIGHTS
+from kmcli.adapters.folder import AGAIN, CONFIG, WEIGHTS, explained
 from kmcli.engines import attention
-from kmcli.errors import KmError, ResourceError
+from kmcli.errors import ResourceError
 
 # What else a PEFT configuration may ask for, and the values with which it asks for nothing.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -57,24 +57,19 @@ def read(folder: Path, device: torch.device) -> Adapter:
 
     Raises KmError where the folder is damaged or gone, ResourceError where the adapter is more than a plain LoRA.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    again = "Train it again with: km train NAME --restart"
-    try:
+    with explained(folder):
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = load_file(folder / WEIGHTS, device=str(device))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KmError(f"the Knowledge Module in {folder} cannot be loaded: {why}", again) from None
     odd = [key for key, plain in _PLAIN.items() if config.get(key, plain[0]) not in plain]
     names = sorted({key.partition(".lora_")[0] for key in tensors})
     pairs = [(tensors.get(f"{name}.lora_A.weight"), tensors.get(f"{name}.lora_B.weight")) for name in names]
     if odd or len(tensors) != 2 * len(names) or any(a is None or b is None for a, b in pairs):
         named = ", ".join(odd) or "its weights"
         raise ResourceError(
-            f"the Knowledge Module in {folder} is more than a plain LoRA ({named}), and those cannot be batched.", again
+            f"the Knowledge Module in {folder} is more than a plain LoRA ({named}), and those cannot be batched.", AGAIN
         )
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     factors = {

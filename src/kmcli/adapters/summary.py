@@ -25,7 +25,7 @@ from kmcli.adapters import stack
 from kmcli.adapters.folder import explained
 from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Base, Loaded
-from kmcli.errors import KmError, UsageError
+from kmcli.errors import KmError, ResourceError, UsageError
 from kmcli.library import files
 from kmcli.types import text_hash
 
@@ -125,6 +125,8 @@ def read_compressor(folder: Path, device: torch.device) -> Compressor:
             told = json.loads((folder / TOLD).read_text("utf-8"))
             lora = stack.read(folder, device)
             return Compressor(str(told["id"]), lora, learned["tokens"].float(), learned["projection"].float())
+    except ResourceError:  # it is gone
+        raise
     except KmError as error:
         why = error.message.partition("cannot be loaded: ")[2] or error.message
         raise KmError(f"the compressor in {folder} cannot be loaded: {why}", AGAIN) from None

@@ -106,11 +106,11 @@ class _Inspection:
         for row in self.database.rows("SELECT * FROM kept WHERE document_id = ?", document.id):
             self._files_of(document, row, "kept", f"the kept {row['adapter']} of {document.name}")
         rows = self.database.rows("SELECT * FROM modules WHERE document_id = ?", document.id)
-        if not rows or not self._files_of(document, rows[0], "modules", f"the Knowledge Module of {document.name}"):
+        if rows and not self._files_of(document, rows[0], "modules", f"the Knowledge Module of {document.name}"):
             return
         workspace = self.layout.workspace(document)
-        if any(workspace.glob("*")) and not unfinished(workspace, rows[0]["finished"]):
-            message = f"{document.name} has files left over from a training that was finished."
+        if any(workspace.glob("*")) and not unfinished(workspace, rows[0]["finished"] if rows else None):
+            message = f"{document.name} has files left over from a training that is over."
             self.found(message, REPAIR, partial(files.delete, workspace))
 
     def _files_of(self, document: Document, row: sqlite3.Row, table: str, what: str) -> bool:
@@ -156,8 +156,5 @@ class _Inspection:
                 self.found("the names that a shell completes are not those of the documents.", REPAIR, published.anew)
 
     def _set_aside(self, orphan: Path) -> None:
-        new = not self.layout.lost.is_dir()
         files.make_folder(self.layout.lost)
-        if new:
-            files.sync(self.layout.home)
         files.move(orphan, self.layout.lost / f"{orphan.parent.name}-{orphan.name}-{secrets.token_hex(2)}")

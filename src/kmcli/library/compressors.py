@@ -58,10 +58,7 @@ class Compressors:
         """
         key = _key(revision)
         with files.explained(self._home):
-            new = not self._folder.is_dir()
             files.make_folder(self._folder)
-            if new:
-                files.sync(self._home)
         folder = self._folder / f"{UNFINISHED}{key}"
         with workspaces.held(
             self._locks, f"compressor-{key}", f"the compressor for {base}", "compressor train", folder

@@ -73,11 +73,9 @@ def write(layout: Layout, document: Document, ingested: Ingested, synced: bool =
     folder = layout.document(document)
     new = not folder.exists()
     try:
-        files.make_folder(folder)
+        files.make_folder(folder, synced)
         files.write(layout.source(document), ingested.data, synced)
         files.write(layout.text(document), ingested.text.encode("utf-8", "surrogatepass"), synced)
-        if synced:
-            files.sync(folder.parent)
     except BaseException:
         if new:
             files.delete(folder)

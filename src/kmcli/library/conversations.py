@@ -81,7 +81,6 @@ class Conversations:
         """The number of a new, empty conversation."""
         with files.explained(self._folder):
             files.make_folder(self._folder)
-            files.sync(self._folder.parent)  # it may be new
             number = max(self._numbers(), default=0)
             while True:  # another process may begin one too
                 number += 1

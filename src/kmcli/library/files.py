@@ -54,9 +54,12 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def make_folder(folder: Path) -> None:
-    """A private folder, also where another part of km made it first with the usual permissions."""
+def make_folder(folder: Path, synced: bool = True) -> None:
+    """A private folder, also where another part of km made it first with the usual permissions. synced: as in `write`."""
+    new = not folder.is_dir()
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    if new and synced:
+        sync(folder.parent)
     if folder.stat().st_mode & 0o077:
         folder.chmod(FOLDER_MODE)
 

@@ -6,15 +6,13 @@ old ones, and one database transaction decides which of them are the document: t
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmcli.types import Document, text_hash
 
 RUN = "run.json"
-"""In a workspace: what is being trained."""
+"""In a workspace: the note of what is being trained. Without it what lies there belongs to no training."""
 
 UNFINISHED = "training-"
 """What the folders of unfinished extractors begin with."""
@@ -139,14 +137,13 @@ def has_weights(module: Path) -> bool:
 
 
 def unfinished(workspace: Path, finished: int | None) -> bool:
-    """Whether a workspace holds a training that is not in the module.
+    """Whether a workspace holds a training that is not in the module: whether there is a note of one that is no older.
 
     finished: when the module was, in nanoseconds of the file system's clock; None where there is no module. A workspace
-    that only a crash kept from being cleared is older than that.
+    that only a crash kept from being cleared is older, or has no note.
     """
-    newest = 0
-    for place, folders, names in os.walk(workspace):
-        for name in (*folders, *names):
-            with suppress(FileNotFoundError):  # a training that is under way deletes its older checkpoints
-                newest = max(newest, os.lstat(os.path.join(place, name)).st_mtime_ns)
-    return newest > 0 if finished is None else newest >= finished
+    try:
+        begun = (workspace / RUN).stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+    return finished is None or begun >= finished

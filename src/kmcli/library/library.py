@@ -55,13 +55,10 @@ class Library(Trained):
         layout = Layout(home.absolute())
         try:
             files.make_root(layout.home)
-            new = not all(folder.is_dir() for folder in layout.folders)
             if not layout.document_caches.is_dir():
                 aged.clear_cache(layout)
             for folder in layout.folders:
                 files.make_folder(folder)
-            if new:
-                files.sync(layout.home)
             return cls(layout, Database(layout.database, layout.home / "km.lock"))
         except OSError as error:
             raise ResourceError(
@@ -85,10 +82,12 @@ class Library(Trained):
     @property
     def cache(self) -> Path:
         """For what can be computed again. What belongs to one document is in `cache_of` it."""
+        self._make_cache()
         return self._layout.cache
 
     def cache_of(self, document_id: str) -> Path:
         """The folder for what can be computed again of a document, and is deleted with it; it may not be there yet."""
+        self._make_cache()
         return self._layout.document_cache(document_id)
 
     # --- documents ------------------------------------------------------------------------------------------------
@@ -249,6 +248,13 @@ class Library(Trained):
         """What is damaged or left over; `repair` mends what can be mended without guessing."""
         with files.explained(self.home):
             return inspect(self._layout, self._database, self._published, repair)
+
+    def _make_cache(self) -> None:
+        """Where somebody has deleted it since the library was opened."""
+        with files.explained(self.home):
+            for folder in (self._layout.cache, self._layout.document_caches):
+                if not folder.is_dir():
+                    files.make_folder(folder)
 
     # --- within ---------------------------------------------------------------------------------------------------
 

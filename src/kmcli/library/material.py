@@ -11,7 +11,7 @@ from kmcli.errors import NotFoundError
 from kmcli.library import files
 from kmcli.library import samples as study
 from kmcli.library.database import Database
-from kmcli.library.layout import Layout
+from kmcli.library.layout import RUN, Layout
 from kmcli.library.locks import Locks
 from kmcli.types import Document, Sample
 
@@ -108,8 +108,13 @@ class Material:
             return folder
 
     def clear_workspace(self, document: Document) -> None:
+        """For good: the note goes first, without which the rest is of no training."""
+        folder = self._layout.workspace(document)
         with self.lock(document, "train"), files.explained(self._layout.home):
-            files.delete(self._layout.workspace(document))
+            if (folder / RUN).exists():
+                (folder / RUN).unlink()
+                files.sync(folder)
+            files.delete(folder)
 
     def staging(self, document: Document) -> Path:
         """An empty folder in the workspace, in which to write a module for commit_module."""

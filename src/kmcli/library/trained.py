@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kmcli.library import files, modules
-from kmcli.library.layout import RUN, has_weights
+from kmcli.library.layout import RUN, has_weights, unfinished
 from kmcli.library.material import Material
 from kmcli.types import Chunk, Document, KnowledgeModule, Recipe, State
 
@@ -26,7 +26,10 @@ class Trained(Material):
         says."""
         with self.lock(document, "train"), files.explained(self._layout.home):
             row = self._trained(document)
-            files.write(self.workspace(document) / RUN, run, changed=row["finished"] if row else 0)
+            finished = row["finished"] if row else None
+            if not unfinished(self._layout.workspace(document), finished):  # what a crash has left there
+                files.delete(self._layout.workspace(document))
+            files.write(self.workspace(document) / RUN, run, changed=finished or 0)
 
     def commit_module(
         self,

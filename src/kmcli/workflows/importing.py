@@ -23,7 +23,6 @@ from kmcli.bases import Base
 from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
 from kmcli.library import files
-from kmcli.library.layout import RUN
 from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Recipe
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import MARK, find_one
@@ -247,11 +246,9 @@ def _whole(folder: Path) -> Path:
 def _require_free(house: House, document: Document, force: bool) -> None:
     if force:
         return
-    state = house.library.state(document)
     if house.library.module(document) is not None:
         raise UsageError(f"{document.name} has a Knowledge Module already.", "Replace it with --force.")
-    # An import that a power cut has ended leaves files there too, and no note of a training.
-    if state == "interrupted" and (house.library.workspace(document) / RUN).exists():
+    if house.library.state(document) == "interrupted":
         raise UsageError(f"{document.name} has an unfinished training.", "Drop it with --force.")
 
 

@@ -17,7 +17,7 @@ from kmcli.library.layout import RUN
 from kmcli.objectives import OBJECTIVES
 from kmcli.training.mixture import parse
 from kmcli.types import Document, Event, Recipe
-from kmcli.workflows import calibrating, exam, keeping, redline, starts
+from kmcli.workflows import calibrating, keeping, redline, starts
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
@@ -256,11 +256,6 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
     except (KeyError, TypeError):
         raise _damaged(document) from None
     module = house.library.module(document) if trained or begun_from else None
-    if begun_from and module and module.metrics.get("update", {}).get("from") == begun_from:
-        trained, begun_from = module.id, ""  # the module is kept already, and only that was not noted any more
-        if not exam.wanted(recipe):
-            house.library.clear_workspace(document)
-            return None
     if trained and module and module.id != trained:
         house.library.clear_workspace(document)
         return None
@@ -300,11 +295,10 @@ def _unfinished(house: House, document: Document, wanted: Recipe, options: Recip
 
 def _run(house: House, document: Document) -> dict[str, Any] | None:
     """What was noted of the document's unfinished training; None where there is none."""
-    file = house.library.workspace(document) / RUN
-    if not file.exists():
+    if house.library.state(document) != "interrupted":
         return None
     try:
-        return dict(json.loads(file.read_text("utf-8")))
+        return dict(json.loads((house.library.workspace(document) / RUN).read_text("utf-8")))
     except (ValueError, TypeError):
         raise _damaged(document) from None
 
