@@ -50,6 +50,8 @@ def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) ->
     assert km().out.splitlines()[2] == '  km ask done "question"'
     beyond[0] = document("later")
     assert km().out.splitlines()[2] == "  km train later"
+    beyond[0], entries[:] = None, [Entry(document("busy"), "training", None, 0), *entries]
+    assert km().out == "busy is being trained, by another km.\n\n  km ls\n\nAll commands: km --help\n"
     entries.append(Entry(document("old"), "stale", module(), 9))
     assert km().out.splitlines()[2] == "  km train old"
     entries.append(Entry(document("new"), "untrained", None, 0))
