@@ -357,3 +357,7 @@ def test_long_sentences_wrap_under_their_beginning() -> None:
     assert wrapped == "note  one two three four five\n      six seven"
     assert render.wrapped("see km-a-very-long-name --question", 28) == "see km-a-very-long-name\n--question"
     assert render.wrapped("one\ntwo  three", None) == "one two three"
+    took = "it took 2 min 35 s and 17.8 MB, by 3 hands"
+    assert render.wrapped(took, 21) == "it took 2 min 35 s\nand 17.8 MB, by 3\nhands"
+    assert render.wrapped(f"x{took}", 21) == "xit took 2 min 35 s\nand 17.8 MB, by 3\nhands"
+    assert render.wrapped(f"xxx{took}", 21) == "xxxit took 2 min\n35 s and 17.8 MB, by\n3 hands"
