@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,22 @@ def test_no_encoding_crashes(km: Km, tmp_path: Path, encoding: str, words: list[
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
     assert (b"??" in done.stdout) == (words in (["ls"], ["show", "report"]))
+
+
+WARNS = """
+import sys, warnings
+from kmcli.cli import boundary
+from kmcli.workflows import documents
+documents.ls = lambda *given, **named: warnings.warn("goes in version 6", FutureWarning) or []
+sys.exit(boundary.main(["ls"]))
+"""
+
+
+@pytest.mark.parametrize(("options", "told"), [((), False), (("-W", "default"), True)])
+def test_a_librarys_word_to_programmers_is_not_for_people(km_home: Path, options: tuple[str, ...], told: bool) -> None:
+    run = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, check=True)
+    assert ("FutureWarning: goes in version 6" in run.stderr) is told
+    assert "The library is empty." in run.stderr
 
 
 def test_long_sentences_wrap_under_their_beginning() -> None:
