@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,6 +31,7 @@ from cli_cases import (
     working,
 )
 from kmcli.cli import library_verbs, render
+from kmcli.cli.screen import terminal_size
 from kmcli.library import Added
 from kmcli.types import Document
 from kmcli.workflows import answer, comparing, documents, share, study
@@ -367,6 +370,14 @@ def test_a_librarys_word_to_programmers_is_not_for_people(km_home: Path, options
     run = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, check=True)
     assert ("FutureWarning: goes in version 6" in run.stderr) is told
     assert "The library is empty." in run.stderr
+
+
+@pytest.mark.parametrize(("said", "taken"), [((0, 0), (80, 24)), ((120, 0), (120, 24)), ((40, 9), (40, 9))])
+def test_a_terminal_that_does_not_say_its_size(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[int, int], taken: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", returning(os.terminal_size(said)))
+    assert terminal_size() == taken
 
 
 def test_long_sentences_wrap_under_their_beginning() -> None:
