@@ -37,7 +37,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "objectives/views.py": ("test_views",),
     "objectives/windows.py": ("test_views",),
     "objectives/predicted.py": ("test_predicted",),
-    "objectives/losses.py": ("test_losses",),
+    "objectives/losses.py": ("test_losses", "test_top_k"),
     "objectives/fused.py": ("test_losses", "test_top_k", "test_training_slices"),
     "objectives/top_k.py": ("test_top_k",),
 }

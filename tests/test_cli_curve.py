@@ -28,7 +28,7 @@ CURVE: Any = [
 def test_by_hand() -> None:
     """Sixteen columns for four steps, twelve rows for 4 to 1."""
     assert drawn(CURVE, 10, "ascii") == [
-        "   4 |.",
+        "4.00 |.",
         "     |",
         "     |",
         "3.18 |",
@@ -39,17 +39,33 @@ def test_by_hand() -> None:
         "     |",
         "1.55 |               o",
         "     |",
-        "   1 |               .",
+        "1.00 |               .",
         "     +----------------",
         "      step 1         4",
         "      . training   o held out",
     ]
     assert drawn(CURVE, 10, "utf-8")[-4:] == [
-        "   1 │               ·",
+        "1.00 │               ·",
         "     └────────────────",
         "      step 1         4",
         "      · training   ● held out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "labels"),
+    [
+        (4.524, 0.2464, ["4.52", "3.36", "2.19", "1.02", "0.25"]),
+        (0.0512, 0.0104, ["0.0512", "0.0401", "0.0289", "0.0178", "0.0104"]),
+        (12345.0, 12.0, ["12345", "8981", "5618", "2254", "12"]),
+        (2.0, 2.0, ["2.00"] * 5),
+        (0.0, 0.0, ["0"] * 5),
+        (3e-9, 1e-9, ["3e-09", "2.45e-09", "1.91e-09", "1.36e-09", "1e-09"]),
+    ],
+)
+def test_the_axis_is_written_in_one_form(high: float, low: float, labels: list[str]) -> None:
+    lines = drawn([{"step": 1, "loss": high}, {"step": 2, "loss": low}], 60, "ascii")
+    assert [label for line in lines[:ROWS] if (label := line.partition("|")[0].strip())] == labels
 
 
 @pytest.mark.parametrize(

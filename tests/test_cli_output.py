@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from cli_cases import (
     working,
 )
 from kmcli.cli import library_verbs, render
+from kmcli.cli.screen import terminal_size
 from kmcli.library import Added
 from kmcli.types import Document
 from kmcli.workflows import answer, comparing, documents, share, study
@@ -50,6 +54,8 @@ def test_km_alone_says_the_next_step(km: Km, monkeypatch: pytest.MonkeyPatch) ->
     assert km().out.splitlines()[2] == '  km ask done "question"'
     beyond[0] = document("later")
     assert km().out.splitlines()[2] == "  km train later"
+    beyond[0], entries[:] = None, [Entry(document("busy"), "training", None, 0), *entries]
+    assert km().out == "busy is being trained, by another km.\n\n  km ls\n\nAll commands: km --help\n"
     entries.append(Entry(document("old"), "stale", module(), 9))
     assert km().out.splitlines()[2] == "  km train old"
     entries.append(Entry(document("new"), "untrained", None, 0))
@@ -350,8 +356,36 @@ def test_no_encoding_crashes(km: Km, tmp_path: Path, encoding: str, words: list[
     assert (b"??" in done.stdout) == (words in (["ls"], ["show", "report"]))
 
 
+WARNS = """
+import sys, warnings
+from kmcli.cli import boundary
+from kmcli.workflows import documents
+documents.ls = lambda *given, **named: warnings.warn("goes in version 6", FutureWarning) or []
+sys.exit(boundary.main(["ls"]))
+"""
+
+
+@pytest.mark.parametrize(("options", "told"), [((), False), (("-W", "default"), True)])
+def test_a_librarys_word_to_programmers_is_not_for_people(km_home: Path, options: tuple[str, ...], told: bool) -> None:
+    run = subprocess.run([sys.executable, *options, "-c", WARNS], capture_output=True, text=True, check=True)
+    assert ("FutureWarning: goes in version 6" in run.stderr) is told
+    assert "The library is empty." in run.stderr
+
+
+@pytest.mark.parametrize(("said", "taken"), [((0, 0), (80, 24)), ((120, 0), (120, 24)), ((40, 9), (40, 9))])
+def test_a_terminal_that_does_not_say_its_size(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[int, int], taken: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", returning(os.terminal_size(said)))
+    assert terminal_size() == taken
+
+
 def test_long_sentences_wrap_under_their_beginning() -> None:
     wrapped = render.wrapped("one two three four five six seven", 30, indent=6, first="note  ")
     assert wrapped == "note  one two three four five\n      six seven"
     assert render.wrapped("see km-a-very-long-name --question", 28) == "see km-a-very-long-name\n--question"
     assert render.wrapped("one\ntwo  three", None) == "one two three"
+    took = "it took 2 min 35 s and 17.8 MB, by 3 hands"
+    assert render.wrapped(took, 21) == "it took 2 min 35 s\nand 17.8 MB, by 3\nhands"
+    assert render.wrapped(f"x{took}", 21) == "xit took 2 min 35 s\nand 17.8 MB, by 3\nhands"
+    assert render.wrapped(f"xxx{took}", 21) == "xxxit took 2 min\n35 s and 17.8 MB, by\n3 hands"

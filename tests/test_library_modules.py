@@ -243,14 +243,16 @@ def test_two_processes_contend_for_a_document(library: Library, document: Docume
             with pytest.raises(KmError, match="in use by km train"):
                 change()
         assert library.text(document) == "The heron waits."
-        assert [finding.message for finding in library.check(repair=True)] == [
-            f"{busy.rstrip('.')} and was not checked."
+        assert [(found.message, found.unchecked, found.repaired) for found in library.check(repair=True)] == [
+            (f"{busy.rstrip('.')} and was not checked.", True, False)
         ]
+        assert library.is_training(document)
         started = time.monotonic()
         holder.stdin.write("\n")
         holder.stdin.flush()
         with library.lock(document, "rm", wait=20):
             assert time.monotonic() - started < 20
+            assert not library.is_training(document)
         assert holder.stdout.readline() == "released\n"
     finally:
         holder.kill()
@@ -265,8 +267,11 @@ def test_a_process_that_is_killed_frees_its_lock(library: Library, document: Doc
     assert holder.stdout.readline() == "held\n"
     holder.kill()
     holder.communicate()
+    assert list(library.home.rglob(f"{document.id}.json"))  # the note of the dead one
+    assert not library.is_training(document)
     with library.lock(document, "train"):
-        pass
+        assert library.is_training(document)
+    assert not library.is_training(document)
     assert library.check() == []
 
 

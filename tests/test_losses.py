@@ -253,6 +253,17 @@ def test_the_recipe_chooses_divergence_and_layers() -> None:
         distillation(None, student, torch.zeros(3, dtype=torch.long), lambda x: x @ head, Recipe())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_by_is_the_divergence_that_the_recipe_names(kind: Divergence) -> None:
+    teacher, head = numbers(1, 3, 8), numbers(8, 20, seed=2)
+    student = numbers(1, 3, 8, seed=1).requires_grad_()
+    total, _ = distil(teacher, student, head, hidden_weight=0.0, divergence=kind)
+    wanted = divergence(teacher[-1] @ head, student[-1] @ head, kind)
+    found, own = (torch.autograd.grad(one, student)[0] for one in (total, wanted))
+    torch.testing.assert_close(found, own, atol=1e-6, rtol=1e-5)
+    assert own.abs().max().item() > 0.01
+
+
 def test_which_layers_of_the_teacher_are_needed() -> None:
     assert kept_layers(Recipe(), 4) == [0, 1, 2, 3]
     assert kept_layers(Recipe(hidden_layers="even"), 4) == [0, 2, 3]

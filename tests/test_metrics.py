@@ -81,6 +81,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_certain_of_constants() -> N
 def test_paired_p_knows_equal_different_and_too_few() -> None:
     assert paired_p([1, 0, 1], [1, 0, 1]) == 1.0
     assert paired_p([1.0] * 20, [0.0] * 20) < 0.01
+    assert paired_p([1.0] * 30, [0.0] * 30) == 1 / 2001  # none of 2,000 draws goes as far
     # five of five: all the same sign in 2 of 32 swaps, however large the difference
     assert paired_p([1.0] * 5, [0.0] * 5) == pytest.approx(2 / 32, abs=0.02)
     # three wins against one loss: |sum| >= 2 in 10 of 16 swaps
@@ -197,6 +198,12 @@ def test_the_interval_draws_every_value_and_is_symmetric_about_a_symmetric_mean(
     assert first_counts.high >= 0.2
     assert bootstrap([0.0, 0.5, 1.0, 0.2]) == bootstrap([0.0, 0.5, 1.0, 0.2], 0, 2000)
     assert bootstrap([0.0, 0.5, 1.0, 0.2], 1, 5) != bootstrap([0.0, 0.5, 1.0, 0.2], 2, 5)
+
+
+def test_the_interval_leaves_out_a_fortieth_on_either_side() -> None:
+    """The mean of 400 coins: 1.96 standard errors of 0.025 to either side, to within what 2,000 draws allow."""
+    score = bootstrap([1.0, 0.0] * 200)
+    assert (score.low, score.high) == (pytest.approx(0.451, abs=0.004), pytest.approx(0.549, abs=0.004))
 
 
 def test_holm_by_hand() -> None:

@@ -21,6 +21,7 @@ FORMS = {
     "bold lines": "**Q: Who built it?**\nA: Ann\n**Q: When?**\nA: **in 1871**",
     "bold and numbered": "1. **Question:** Who built it?\n   **Answer:** Ann\n**2. Question:** When?\n**Answer:** in 1871",
     "headings": "### Question 1: Who built it?\nAnswer: Ann\n## Q2: When?\n> A: in 1871",
+    "a bullet between": "Q: Who built it?\n- Bo, they say\nA: Ann\nQ: When?\n- long ago\nA: in 1871",
     "prose around": "Sure! Here are two:\n\nQ: Who built it?\nA: Ann\n\nAnd:\nQ: When?\nA: in 1871\n\nI hope it helps.",
     "prose between": "Q: Who built it?\nLet me see.\nA: Ann\n(This is in the text.)\nQ: When?\nA: in 1871",
     "white space": "  Q:   Who\tbuilt  it? \r\n\r\n A :  Ann \r\nQ:When?\nA:in 1871",

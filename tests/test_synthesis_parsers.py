@@ -252,6 +252,7 @@ def test_limits_of_names_and_messages_are_inclusive() -> None:
     assert [draft.prompt for draft in names(longest, True, f"It is {longest}.")] == [longest]
     assert names(longest + "a", True, f"It is {longest}a.") == []
     assert names("B", True, "B is a letter.") == []
+    assert names("Ann!\nBo", True, "It was Ann! And Bo.") == [Draft("Bo")]  # it ends with a letter as well
     for size, kept in ((19, False), (20, True), (1500, True), (1501, False)):
         text = "Write a poem".ljust(size - 1, "x") + "."
         assert [draft.prompt for draft in message(text, True)] == ([text] if kept else []), size

@@ -46,6 +46,15 @@ def test_slices_give_the_mean_and_its_gradient(
         torch.testing.assert_close(fused.mean(function, teacher, ours, lambda states: states @ head), plain)
 
 
+def test_a_slices_logits_stay_small() -> None:
+    """A third of a million words on a processor: three tokens at a time; and one, where not even that is small."""
+    states = torch.zeros((7, 1))
+    for words, tokens in (((1 << 20) // 3, 3), (1 << 21, 1)):
+        found = list(fused.slices(states, lambda some, words=words: some.expand(-1, words)))  # type: ignore[misc]
+        assert [(part.start, part.stop) for part, _ in found] == [(at, at + tokens) for at in range(0, 7, tokens)]
+        assert [share for _, share in found] == [min(tokens, 7 - at) / 7 for at in range(0, 7, tokens)]
+
+
 def test_the_simpler_gradient_is_exact_where_sides_are_close_and_far() -> None:
     teacher = torch.randn((5, 300), generator=torch.Generator().manual_seed(2)) * 8
     for own in (teacher.clone(), teacher + 50, teacher + 0.01 * teacher.roll(1, -1), -teacher):

@@ -152,6 +152,17 @@ def test_windows_begin_as_the_tokenizer_begins_a_text(tiny: Loaded) -> None:
     assert (view.student_ids, view.student_mask) == ([0, 13, 14], [False, False, True])
 
 
+@pytest.mark.parametrize("plain", [[9], []])
+def test_windows_of_a_tokenizer_that_says_a_text_otherwise_begin_with_nothing(tiny: Loaded, plain: list[int]) -> None:
+    class Otherwise:
+        chat_template, eos_token_id = "", 2
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [7, 8] if add_special_tokens else plain}
+
+    assert opening_size(replace(tiny, tokenizer=cast(Any, Otherwise()))) == 0
+
+
 # --- windows ---
 
 NUMBERS = st.lists(st.integers(0, 50), max_size=120)

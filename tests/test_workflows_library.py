@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from kmcli.library import Library
 from kmcli.types import silent
 from kmcli.workflows import documents
 from kmcli.workflows.house import open_house
+from kmcli.workflows.setup import _cache
 from workflow_cases import EXAMPLES, PERMITS, entry, files_below, is_sound, km, permits, sentences, trained_home
 
 __all__ = ["km", "permits", "trained_home"]
@@ -171,6 +173,32 @@ def test_doctor_on_a_lost_text(km: Km, trained_home: Path, tmp_path: Path) -> No
     assert km("add", source).out.startswith("updated  notes")
     assert is_sound(km)
     assert entry(km, "notes")["state"] == "fresh"
+
+
+def test_what_is_being_trained_is_neither_interrupted_nor_a_problem(km: Km, permits: Path, km_home: Path) -> None:
+    with Library.open(km_home) as library:
+        document = library.find("permits")
+        library.begin_training(document, b"{}")
+        assert entry(km, "permits")["state"] == "interrupted"
+        assert km().out.splitlines()[2] == "  km train permits"
+        with library.lock(document, "train"):
+            assert entry(km, "permits")["state"] == "training"
+            assert km().out.splitlines()[:3] == ["permits is being trained, by another km.", "", "  km ls"]
+            run = km("doctor")
+            assert (run.code, run.err) == (0, "")
+            first = f"permits is in use by km train (process {os.getpid()}) and was not checked."
+            assert run.out.splitlines()[0] == f"warning  library   {first}"
+        with library.lock(document, "rm"):
+            assert entry(km, "permits")["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(0, "nothing"), (1_500, "1.5 kB"), (2_340_000, "2.3 MB"), (1_000_000_000, "1.0 GB")]
+)
+def test_doctor_on_the_size_of_a_cache(tmp_path: Path, size: int, shown: str) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+    assert _cache("cache", tmp_path, "kept").message == f"{shown} in {tmp_path}, kept"
 
 
 # --- models and config

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-State = Literal["fresh", "stale", "untrained", "interrupted"]
+State = Literal["fresh", "stale", "untrained", "interrupted", "training"]
 Method = Literal["bare", "km", "auto", "rag", "km+rag", "rag+ke", "km+ke", "rag+km+ke", "full", "full-l2", "gold"]
 TaskName = Literal[
     "qa",

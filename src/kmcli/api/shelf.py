@@ -116,8 +116,8 @@ class Shelf:
     def ls(self, tag: str | None = None, limit: int | None = None) -> list[Entry]:
         """The documents by name, or those with a tag; the first `limit` of them.
 
-        An entry has the `document`, its `state` ("fresh", "stale", "untrained", "interrupted"), its `module` or None,
-        that module's size in `bytes`, and what its `exam` came to.
+        An entry has the `document`, its `state` ("fresh", "stale", "untrained", "interrupted", or "training": by a process
+        at this moment), its `module` or None, that module's size in `bytes`, and what its `exam` came to.
         """
         with self._at_work() as house:
             return documents.ls(house, tag, limit)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kmcli.cli.progress import Reporter
-from kmcli.cli.screen import Screen, may_style, styled
+from kmcli.cli.screen import Screen, may_style, styled, terminal_size
 from kmcli.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Fitting:
     """A command whose help is as wide as the terminal, also where that is narrower than the 50 columns of the parser."""
 
     def get_help(self, ctx: Any) -> str:
-        ctx.terminal_width = max(20, min(80, shutil.get_terminal_size().columns)) - 2
+        ctx.terminal_width = max(20, min(80, terminal_size().columns)) - 2
         return super().get_help(ctx)  # type: ignore[misc]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

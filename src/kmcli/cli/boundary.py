@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `km` with the given words (default: those of the process) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     tolerant_streams()
+    if not sys.warnoptions:  # what libraries tell those who write programs about their next versions
+        warnings.simplefilter("ignore", FutureWarning)
     # The command line may turn out to make no sense, and then too --json must be obeyed.
     screen = Screen(next((word for word in words if not word.startswith("-")), ""), "--json" in words)
     try:

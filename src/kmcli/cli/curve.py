@@ -54,7 +54,8 @@ def drawn(curve: list[Mapping[str, Any]], width: int | None, encoding: str | Non
         return []
     training, held, side, corner, floor = UNICODE if _can_write("".join(UNICODE), encoding) else ASCII
     low, high = (pick(value for _, value in (*loss, *held_out)) for pick in (min, max))
-    labels = [f"{high - (high - low) * row / (ROWS - 1):.3g}" for row in range(ROWS)]
+    form = _form(max(abs(low), abs(high)))
+    labels = [f"{high - (high - low) * row / (ROWS - 1):{form}}" for row in range(ROWS)]
     margin = max(map(len, labels))
     across = max(NARROWEST, (width or WIDTH) - 1 - margin - 2)
     first, last = (pick(step for step, _ in (*loss, *held_out)) for pick in (min, max))
@@ -85,6 +86,13 @@ def drawn(curve: list[Mapping[str, Any]], width: int | None, encoding: str | Non
         blank + begin + end.rjust(across - len(begin)),
         blank + f"{training} training" + (f"   {held} held out" if held_out else ""),
     ]
+
+
+def _form(largest: float) -> str:
+    """How an axis up to `largest` is written: as many decimals for each value as give the largest three digits."""
+    if largest == 0:
+        return ".0f"
+    return f".{max(0, 2 - math.floor(math.log10(largest)))}f" if 1e-3 <= largest < 1e7 else ".3g"
 
 
 def facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

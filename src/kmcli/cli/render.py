@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +14,9 @@ from typing import Any
 from kmcli.errors import KmError
 from kmcli.types import Score
 from kmcli.visible import clean
+
+_MEASURE = re.compile(r"(?<=\d) (?=(?:s|min|h|B|kB|MB|GB|TB)\b)")
+"""The blank between a number and its unit, at which no line is broken."""
 
 
 def one_line(text: str) -> str:
@@ -49,7 +53,7 @@ def wrapped(text: str, width: int | None, indent: int = 0, first: str = "") -> s
         break_long_words=False,  # paths and commands stay whole, to be copied
         break_on_hyphens=False,
     )
-    return wrapper.fill(line)
+    return wrapper.fill(_MEASURE.sub("\u00a0", line)).replace("\u00a0", " ")
 
 
 def table(

@@ -32,7 +32,13 @@ def may_style(stream: TextIO) -> bool:
 
 def columns(stream: TextIO) -> int | None:
     """The width of the terminal that a stream is; None for a pipe or file, where nothing is cut or wrapped."""
-    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+    return terminal_size().columns if is_terminal(stream) else None
+
+
+def terminal_size() -> os.terminal_size:
+    """80 columns and 24 lines where a terminal does not say: Python 3.10 takes its 0 for an answer."""
+    found = shutil.get_terminal_size()
+    return os.terminal_size((found.columns or 80, found.lines or 24))
 
 
 class Screen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import Counter
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmcli.cli import render
-from kmcli.cli.screen import Screen
+from kmcli.cli.screen import Screen, terminal_size
 from kmcli.types import Event
 from kmcli.workflows.standing import ENDED, Follower, Standing
 
@@ -198,7 +197,7 @@ class Standings:
     def _renderable(self) -> Text:
         from rich.text import Text
 
-        size = shutil.get_terminal_size()
+        size = terminal_size()
         return Text("\n".join(self.lines(size.columns, size.lines)), no_wrap=True)
 
     def _tell(self, row: Row, before: str, now: float) -> None:

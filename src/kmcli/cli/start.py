@@ -52,10 +52,12 @@ def next_step(screen: Screen) -> tuple[str, str]:
         ("interrupted", "The training of {} was interrupted. The same command goes on where it stopped."),
         ("untrained", "{} has no Knowledge Module yet."),
         ("stale", "{} or the embedded base has changed since its Knowledge Module was trained."),
+        ("training", "{} is being trained, by another km."),
     ):
         for entry in entries:
             if entry.state == state:
-                return f"km train {entry.document.name}", why.format(entry.document.name)
+                name = entry.document.name
+                return "km ls" if state == "training" else f"km train {name}", why.format(name)
     if unmade:
         return f"km train {unmade.name}", f"{unmade.name} has no Knowledge Module yet."
     assert newest

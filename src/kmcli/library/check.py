@@ -28,11 +28,13 @@ BACKUP = "Restore the library from a backup, or move it away and add the documen
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or was: `repaired` says that it has been mended just now. hint: what to do about it."""
+    """One thing that is wrong, or was: `repaired` says that it has been mended just now. hint: what to do about it.
+    unchecked: nothing is known to be wrong, because a process is at work on it."""
 
     message: str
     hint: str
     repaired: bool
+    unchecked: bool = False
 
 
 def inspect(layout: Layout, database: Database, published: Published, repair: bool) -> list[Finding]:
@@ -51,7 +53,8 @@ def inspect(layout: Layout, database: Database, published: Published, repair: bo
                     else:
                         inspection.document(document)
             except Busy as busy:
-                inspection.found(f"{busy.message.rstrip('.')} and was not checked.", busy.hint)
+                message = f"{busy.message.rstrip('.')} and was not checked."
+                inspection.findings.append(Finding(message, busy.hint, repaired=False, unchecked=True))
         inspection.extractors()
         inspection.orphans()
         inspection.published(published)

@@ -59,14 +59,37 @@ class Locks:
                 note.unlink(missing_ok=True)
             lock.release()
 
+    def holder(self, key: str) -> str:
+        """The verb of the living process that holds the lock, by its note; "" where there is none. Takes no lock, which
+        another process might want at that moment."""
+        noted = _noted(self._folder / f"{key}.json")
+        return noted[0] if noted and _lives(noted[1]) else ""
+
     def forget(self, key: str) -> None:
         """Delete the lock file of a document that is gone; call it while holding the lock."""
         (self._folder / f"{key}.lock").unlink(missing_ok=True)
 
 
 def _holder(note: Path) -> str:
+    noted = _noted(note)
+    # Without a note the holder is about to write it, or about to go.
+    return f"km {noted[0]} (process {noted[1]})" if noted else "another km"
+
+
+def _noted(note: Path) -> tuple[str, int] | None:
+    """Verb and process of a note; None where it cannot be read."""
     try:
         holder = json.loads(note.read_bytes())
-        return f"km {holder['verb']} (process {holder['pid']})"
+        return str(holder["verb"]), int(holder["pid"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "another km"  # the holder is about to write its note, or about to go
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # and belongs to somebody else
+    except (OSError, OverflowError):
+        return False
+    return True

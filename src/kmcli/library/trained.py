@@ -21,6 +21,10 @@ class Trained(Material):
         """interrupted: there is an unfinished training; stale: the module was trained on another text than this one."""
         return modules.state(self._layout, document, self._trained(document))
 
+    def is_training(self, document: Document) -> bool:
+        """Whether a process is training it now, as far as the note of who holds the document says so."""
+        return self._locks.holder(document.id) == "train"
+
     def begin_training(self, document: Document, run: bytes) -> None:
         """Note in the workspace what is being trained: from now on there is an unfinished training, whatever the clock
         says."""

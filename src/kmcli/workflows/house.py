@@ -87,8 +87,11 @@ class House:
         return None if base.revision == module.recipe.revision else self._other_version(document, module.recipe, base)
 
     def state(self, document: Document) -> State:
-        """As in the library; a module whose embedded base is gone is stale as well."""
+        """As in the library; a module whose embedded base is gone is stale as well, and an unfinished training on which a
+        process is at work is no interrupted one."""
         state, module = self.library.state(document), self.library.module(document)
+        if state == "interrupted" and self.library.is_training(document):
+            return "training"
         return "stale" if state == "fresh" and module and self.outdated(document, module) else state
 
     def _other_version(self, document: Document, recipe: Recipe, base: Base) -> ResourceError:

@@ -51,7 +51,7 @@ def doctor(house: House, repair: bool) -> list[Check]:
 def _library(house: House, repair: bool) -> Iterator[Check]:
     findings = house.library.check(repair)
     for finding in findings:
-        status: Literal["ok", "bad"] = "ok" if finding.repaired else "bad"
+        status: Literal["ok", "warn", "bad"] = "ok" if finding.repaired else "warn" if finding.unchecked else "bad"
         yield Check(status, "library", finding.message, "" if finding.repaired else finding.hint)
     if not findings:
         count = house.library.catalogue.count()
@@ -147,6 +147,7 @@ def _caches(house: House) -> Iterator[Check]:
 def _cache(subject: str, folder: Path, note: str) -> Check:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     large = size > LARGE_CACHE_BYTES
-    shown = f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if size >= pair[0]), (1e3, "kB"))
+    shown = f"{size / unit:.1f} {name}" if size else "nothing"
     hint = f"Where the disk is full: rm -r {folder}" if large and subject == "cache" else ""
     return Check("warn" if hint else "ok", subject, f"{shown} in {folder}, {note}", hint)
