@@ -26,7 +26,7 @@ from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library, parcels
 from kmcli.library.parcels import Parcel, Stamps
 from kmcli.types import Document, Event, Recipe
-from kmcli.workflows import study
+from kmcli.workflows import due
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.group import Group
 from kmcli.workflows.house import House
@@ -177,7 +177,7 @@ class _Desk:
                     base = self._base(work)
                     given = (house, document, base, work.wanted, work.options, work.restart)
                     # nothing is left where a worker was lost that had done all but say so
-                    group.write(study.task_of(*given, again) or study.anew(*given))
+                    group.write(due.task_of(*given, again) or due.anew(*given))
             group.train()
         finally:
             group.close()

@@ -24,11 +24,11 @@ from kmcli.training.mixture import mix, study_tasks
 from kmcli.types import Chunk, Document, Event, Recipe, Sample, silent
 from kmcli.workflows import exam, imported, redline, rounds
 from kmcli.workflows.batch import Loader, each
+from kmcli.workflows.due import as_wished
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, nothing_kept, recipe_for, trainable
 from kmcli.workflows.naming import find_all
-from kmcli.workflows.study import as_wished
 from kmcli.workflows.writer import open_writer
 
 

@@ -18,7 +18,7 @@ from kmcli.evaluation.methods import answer_all
 from kmcli.library.extractors import Extractor
 from kmcli.retrieval import Index
 from kmcli.types import Answer, Document, Event, Ingested, Method, Question, Recipe
-from kmcli.workflows import extracting, study
+from kmcli.workflows import due, extracting, study
 from kmcli.workflows.evaluation_log import Answered, Log, key_of
 from kmcli.workflows.group import TOGETHER
 from kmcli.workflows.house import Failure, House, counter
@@ -97,7 +97,7 @@ class Run:
         """Leaves out those that fail."""
         needing = [method for method in self._methods if METHODS[method].km]
         missing = [one for case, one in found if any(self._missing(case, method) for method in needing)]
-        names = [one.name for one in missing if not study.met(self._house, one, self._recipe, self._options, False)]
+        names = [one.name for one in missing if not due.met(self._house, one, self._recipe, self._options, False)]
         if not names:
             return None
         report = study.train(self._house, list(dict.fromkeys(names)), False, self._options, self._force)
