@@ -11,6 +11,7 @@ from kmcli.compare import Comparison, Facts, Judged, Way, compare
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.evaluation import ways
+from kmcli.evaluation.verdict import verdict
 from kmcli.retrieval import Index
 from kmcli.types import Answer, Chunk, Document, Event, Method, Passage, Question, silent
 
@@ -116,6 +117,20 @@ def test_no_clear_difference_and_a_third_method_that_does_best() -> None:
     assert result.reference == "full"
     assert result.gap_closed == pytest.approx((0.5 - 0.25) / (1 - 0.25))
     assert result.verdict.endswith("It closes 33% of the gap between the bare base (25%) and the full text (100%).")
+
+
+def test_the_best_of_several_rows_must_be_better_by_more() -> None:
+    """Six questions of six speak for it: p = 0.03 alone, and three times that as the best of three (Holm 1979)."""
+    answer = run({"rag": engine()}).answers["rag@2"][0].answer
+
+    def right_on(count: int) -> list[Judged]:
+        return [Judged(answer, *[float(number < count)] * 3) for number in range(N)]
+
+    km, best = Way("km"), Way("rag", "bm25", 1)
+    assert "RAG is better (p = 0.03)" in verdict({km: right_on(8), best: right_on(14)})
+    others = {Way("rag", "bm25", 3): right_on(13), Way("rag", "bm25", 5): right_on(13)}
+    said = verdict({km: right_on(8), best: right_on(14), **others})
+    assert "the KM is right on 33% and RAG (1 passage) 58%: no clear difference (p = 0.09)" in said
 
 
 def test_what_km_ask_does_by_itself_is_said() -> None:

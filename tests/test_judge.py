@@ -205,12 +205,12 @@ def test_the_order_of_rows_changes_no_judgement() -> None:
 
 
 def test_a_clear_difference_is_one() -> None:
-    asked = [Question(f"{one.question} {number}", one.answers) for number in range(12) for one in QUESTIONS[:2]]
+    asked = [Question(f"{one.question} {number}", one.answers) for number in range(16) for one in QUESTIONS[:2]]
     found = judge(
         judging_by(lambda answer: "CORRECT" if "1871" in answer else "INCORRECT"), canned(asked), GENERAL, silent
     )
-    p = paired_p([0.0] * 24, [0.0, 1.0, 0.0, 0.0] * 6)
-    assert p < 0.05
+    p = 2 * paired_p([0.0] * 32, [0.0, 1.0, 0.0, 0.0] * 8)  # RAG and the bare base are set against it
+    assert 0.01 < p < 0.05
     assert found.verdict.endswith(
         f" Judged by scripted, the KM is right on 25% and RAG 0%: the KM is better (p = {p:.2f})."
     )

@@ -16,7 +16,7 @@ from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.evaluation.comparison import Comparison, Judge, Judged, Judgement, Row, Way
 from kmcli.evaluation.kinds import UNANSWERABLE
-from kmcli.evaluation.metrics import bootstrap, paired_p
+from kmcli.evaluation.metrics import among, bootstrap, paired_p
 from kmcli.evaluation.verdict import difference, label, rival_of
 from kmcli.types import Event, Question, Reporter
 
@@ -149,8 +149,7 @@ def _told(comparison: Comparison, name: str) -> str:
     km, rival = Way("km"), rival_of(judged, comparison.measure)
     if km not in judged or rival is None:
         return ""
-    p = rows[rival].judged_p_km
-    assert p is not None
+    p = among({way: row.judged_p_km for way, row in rows.items()})[rival]
     means = {way: fmean(_right(judged[way])) for way in (km, rival)}
     ahead = label(km if means[km] > means[rival] else rival, judged)
     return (

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.comparison import Judged, Measure, Way
-from kmcli.evaluation.metrics import gap_closed, paired_p
+from kmcli.evaluation.metrics import among, gap_closed, paired_p
 from kmcli.types import Method
 
 SIGNIFICANT = 0.05
@@ -56,10 +56,10 @@ def p_km(judged: Judgements, way: Way, by: Measure) -> float | None:
     return None if km not in judged or way == km else paired_p(values(judged[way], by), values(judged[km], by))
 
 
-def label(way: Way, among: Judgements) -> str:
+def label(way: Way, beside: Judgements) -> str:
     """How a sentence names a row; more than the method is said where there are several rows of it."""
     name = METHODS[way.method].label
-    alike = [other for other in among if other.method == way.method]
+    alike = [other for other in beside if other.method == way.method]
     told = []
     if len({other.retriever for other in alike}) > 1:
         told.append(str(way.retriever))
@@ -73,7 +73,8 @@ def label(way: Way, among: Judgements) -> str:
 
 
 def difference(ahead: str, p: float) -> str:
-    """Whether the row that is ahead is better, and how sure that is."""
+    """Whether the row that is ahead is better, and how sure that is. p: adjusted for there being several rows, of which the
+    best was taken."""
     found = f"{ahead} is better" if p < SIGNIFICANT else "no clear difference"
     return f"{found} ({'p < 0.01' if p < 0.01 else f'p = {p:.2f}'})"
 
@@ -94,8 +95,7 @@ def verdict(judged: Judgements) -> str:
         leads = "does best:" if len(candidates) > 1 else "is"
         return f"{over} {label(best, judged)} {leads} {scored} {means[best]:.0%}."
 
-    p = p_km(judged, rival, by)
-    assert p is not None
+    p = among({way: p_km(judged, way, by) for way in judged})[rival]
     ahead = label(km if means[km] > means[rival] else rival, judged)
     said = f"{over} the KM is {scored} {means[km]:.0%} and {label(rival, judged)} {means[rival]:.0%}: {difference(ahead, p)}"
     read = {way: _tokens(judged[way]) for way in (km, rival)}
