@@ -91,10 +91,11 @@ def test_an_adapter_that_cannot_be_used_is_told_at_its_place(
     found = dict(together.answers(loaded, asked, prompt(loaded), SHORT, 2))
     assert found[1] == alone(loaded, adapters[2])
     assert found[3] == alone(loaded, adapters[3])
-    for place in (0, 2):
-        wrong = found[place]
-        assert isinstance(wrong, KmError)
-        assert str(wrong).startswith(f"the Knowledge Module in {asked[place]} cannot be loaded: ")
+    gone, damaged = found[0], found[2]
+    assert isinstance(gone, KmError)
+    assert isinstance(damaged, KmError)
+    assert str(gone) == f"{asked[0]} was replaced or removed meanwhile. Try again."
+    assert str(damaged).startswith(f"the Knowledge Module in {broken} cannot be loaded: ")
     assert [isinstance(made, KmError) for _, made in together.answers(loaded, [broken], prompt(loaded), SHORT)] == [
         True
     ]
