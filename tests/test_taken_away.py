@@ -24,7 +24,7 @@ from kmcli.adapters.folder import config_of
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError, ResourceError
 from kmcli.library import Library, files
-from kmcli.types import Ingested, silent
+from kmcli.types import Document, Ingested, silent
 from kmcli.workflows import group, passages
 from kmcli.workflows.house import open_house
 from workflow_cases import TINY, entry, files_below, is_sound, km, permits, sentences, trained_home
@@ -183,13 +183,7 @@ def test_a_newer_km_comes_while_an_older_one_is_at_work(km_home: Path, overtaken
         heron = library.add(ingested("The heron waits.")).document
         overtaken(library)
         before = contents(km_home)
-        for change in (
-            lambda: library.add(ingested("Another text.")),
-            lambda: library.rename("book", "tome"),
-            lambda: library.retag(heron, ["birds"], []),
-            lambda: library.remove("book"),
-            library.documents,
-        ):
+        for change in (*changes(library, heron), library.documents):
             with pytest.raises(KmError) as refused:
                 change()
             assert (refused.value.message, refused.value.hint) == (NEWER, "Upgrade with: pip install --upgrade kmcli")
@@ -203,15 +197,19 @@ def test_a_newer_km_whose_tables_look_alike(km_home: Path) -> None:
         with sqlite3.connect(km_home / "km.db") as newer:
             newer.execute("PRAGMA user_version = 99")
         before = contents(km_home)
-        for change in (
-            lambda: library.add(ingested("Another text.")),
-            lambda: library.rename("book", "tome"),
-            lambda: library.retag(heron, ["birds"], []),
-            lambda: library.remove("book"),
-        ):
+        for change in changes(library, heron):
             with pytest.raises(KmError, match=NEWER):
                 change()
         assert contents(km_home) == before
+
+
+def changes(library: Library, heron: Document) -> tuple[Callable[[], object], ...]:
+    return (
+        lambda: library.add(ingested("Another text.")),
+        lambda: library.rename("book", "tome"),
+        lambda: library.retag(heron, ["birds"], []),
+        lambda: library.remove("book"),
+    )
 
 
 def contents(home: Path) -> list[tuple[Any, ...]]:
