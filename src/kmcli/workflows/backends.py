@@ -85,13 +85,13 @@ def _vllm(house: House, base: Base, limits: Limits, counts: Counts) -> Backend:
     library = house.library
     modules = [one for one in map(library.module, library.documents()) if one and adapters.able(one, "vllm")]
     trained = [module.recipe.rank for module in modules]
-    embeddings = any(adapters.beside(module.path) for module in modules)
-    targets = sorted(set().union(*map(_targets, modules))) if embeddings else []
+    vectors = any(adapters.beside(module.path) for module in modules)
+    targets = sorted(set().union(*map(_targets, modules))) if vectors else []
     extractors = [one.recipe.rank for one in library.extractors.all()]
     rank = allowed_rank(max([int(base.recipe.get("rank", Recipe().rank)), *trained]) + max(extractors, default=0))
     house.report(Event("serve", "starting vLLM, which takes a minute or more"))
     start = command(interpreter, base, rank, limits, targets)
-    return VllmBackend(base, start, rank, limits, counts, embeddings=embeddings)
+    return VllmBackend(base, start, rank, limits, counts, embeddings=bool(targets))
 
 
 def _targets(module: KnowledgeModule) -> set[str]:
