@@ -275,6 +275,24 @@ def test_a_process_that_is_killed_frees_its_lock(library: Library, document: Doc
     assert library.check() == []
 
 
+def test_a_process_on_another_machine_is_named_with_it(
+    library: Library, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = 2**22 + 1  # more than a Linux has: here no such process runs
+    with library.lock(document, "train"):
+        note = next(library.home.rglob(f"{document.id}.json"))
+        note.write_text(json.dumps({"verb": "train", "pid": nobody, "host": "otherwhere"}))
+        assert library.is_training(document)
+        with (
+            Library.open(library.home) as other,
+            pytest.raises(KmError, match=rf"km train \(process {nobody} on otherwhere\)"),
+            other.lock(document, "rm"),
+        ):
+            pass
+        monkeypatch.setattr("socket.gethostname", lambda: "otherwhere")
+        assert not library.is_training(document)
+
+
 def test_a_lock_can_be_taken_again_by_its_holder(library: Library, document: Document) -> None:
     with Library.open(library.home) as other:
         with library.lock(document, "train"):

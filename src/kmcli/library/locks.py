@@ -6,13 +6,13 @@ The operating system frees the lock of a process that dies, so a lock is never s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from kmcli.errors import KmError
-from kmcli.library import files
+from kmcli.library import files, processes
 
 
 class Busy(KmError):
@@ -50,7 +50,7 @@ class Locks:
             ) from None
         try:
             with files.explained(self._folder):
-                files.write(note, json.dumps({"pid": os.getpid(), "verb": verb}).encode(), synced=False)
+                files.write(note, json.dumps({**processes.this(), "verb": verb}).encode(), synced=False)
             self._held.add(key)
             yield
         finally:
@@ -61,9 +61,9 @@ class Locks:
 
     def holder(self, key: str) -> str:
         """The verb of the living process that holds the lock, by its note; "" where there is none. Takes no lock, which
-        another process might want at that moment."""
+        another process might want at that moment. Of another machine's processes only the note is known."""
         noted = _noted(self._folder / f"{key}.json")
-        return noted[0] if noted and _lives(noted[1]) else ""
+        return noted["verb"] if noted and (not processes.here(noted) or processes.lives(noted["pid"])) else ""
 
     def forget(self, key: str) -> None:
         """Delete the lock file of a document that is gone; call it while holding the lock."""
@@ -72,24 +72,16 @@ class Locks:
 
 def _holder(note: Path) -> str:
     noted = _noted(note)
-    # Without a note the holder is about to write it, or about to go.
-    return f"km {noted[0]} (process {noted[1]})" if noted else "another km"
+    if not noted:
+        return "another km"  # which is about to write its note, or about to go
+    where = "" if processes.here(noted) else f" on {noted['host']}"
+    return f"km {noted['verb']} (process {noted['pid']}{where})"
 
 
-def _noted(note: Path) -> tuple[str, int] | None:
-    """Verb and process of a note; None where it cannot be read."""
+def _noted(note: Path) -> dict[str, Any] | None:
+    """What a note says: `verb`, `pid` and, except by an older km, `host`. None where it cannot be read."""
     try:
-        holder = json.loads(note.read_bytes())
-        return str(holder["verb"]), int(holder["pid"])
+        holder: dict[str, Any] = json.loads(note.read_bytes())
+        return {**holder, "verb": str(holder["verb"]), "pid": int(holder["pid"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True  # and belongs to somebody else
-    except (OSError, OverflowError):
-        return False
-    return True

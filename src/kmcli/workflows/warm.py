@@ -12,7 +12,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 from kmcli.bases import Base
 from kmcli.errors import ResourceError
+from kmcli.library import processes
 from kmcli.library.files import explained, make_folder, write
 from kmcli.workflows.extracting import served_name
 from kmcli.workflows.house import House
@@ -38,7 +38,7 @@ def noted(house: House, url: str, base: Base, token: str) -> Iterator[None]:
         yield
         return
     file = _folder(house) / f"{os.getpid()}.json"
-    note = {"url": local, "pid": os.getpid(), "host": socket.gethostname(), "revision": base.revision, "token": token}
+    note = {**processes.this(), "url": local, "revision": base.revision, "token": token}
     with contextlib.suppress(ResourceError), explained(file.parent):
         make_folder(file.parent)
         write(file, json.dumps(note).encode())
@@ -85,14 +85,13 @@ def _notes(folder: Path) -> Iterator[dict[str, Any]]:
             if stat.st_uid != os.geteuid() or stat.st_mode & 0o077:
                 continue
             note: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            if note["host"] != socket.gethostname():  # the folder may be on several machines
+            if not processes.here(note):
                 continue
-            os.kill(note["pid"], 0)
-            yield {"url": str(note["url"]), "revision": note["revision"], "token": str(note["token"])}
-        except ProcessLookupError:
-            with contextlib.suppress(OSError):
+            if processes.lives(note["pid"]):
+                yield {"url": str(note["url"]), "revision": note["revision"], "token": str(note["token"])}
+            else:
                 file.unlink()
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
 
 
