@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from kmcli import bases
 from kmcli.adapters import ADAPTERS, lora
+from kmcli.adapters.folder import layers_of
 from kmcli.bases import EMBEDDED_FOLDER, Base, Loaded
 from kmcli.errors import KmError
 from kmcli.types import AdapterName, Recipe
@@ -95,6 +96,20 @@ def test_the_folder_holds_two_files_and_no_path_of_this_machine(saved: tuple[Pat
     linear = ["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"] + [f"self_attn.{x}_proj" for x in "koqv"]
     assert config["target_modules"] == [f"model.layers.{layer}.{name}" for layer in (0, 1) for name in linear]
     assert folder.name.encode() not in (out / lora.WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("pattern", [None, r".*\.(q_proj|v_proj)"])
+def test_the_layers_that_it_changes_are_those_with_weights(
+    pattern: str | None, saved: tuple[Path, torch.Tensor], folder: Path, tmp_path: Path
+) -> None:
+    out, _ = saved
+    linear = {"down_proj", "gate_proj", "up_proj", "k_proj", "o_proj", "q_proj", "v_proj"}
+    if pattern:  # as somebody else's adapter may have it
+        out = tmp_path / "imported"
+        settings = peft.LoraConfig(r=2, target_modules=pattern)
+        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), settings).save_pretrained(out)
+        linear = {"q_proj", "v_proj"}
+    assert layers_of(out) == linear
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from kmcli.compare import Comparison, Facts, Judged, Way, compare
 from kmcli.engines import Chat, Engine, Sampling
 from kmcli.engines.scripted import ScriptedEngine
 from kmcli.evaluation import ways
-from kmcli.evaluation.verdict import verdict
+from kmcli.evaluation.verdict import p_km, verdict
 from kmcli.retrieval import Index
 from kmcli.types import Answer, Chunk, Document, Event, Method, Passage, Question, silent
 
@@ -126,10 +126,13 @@ def test_the_best_of_several_rows_must_be_better_by_more() -> None:
     def right_on(count: int) -> list[Judged]:
         return [Judged(answer, *[float(number < count)] * 3) for number in range(N)]
 
+    def told(judged: dict[Way, list[Judged]]) -> str:
+        return verdict(judged, {way: p_km(judged, way, "exact_match") for way in judged})
+
     km, best = Way("km"), Way("rag", "bm25", 1)
-    assert "RAG is better (p = 0.03)" in verdict({km: right_on(8), best: right_on(14)})
+    assert "RAG is better (p = 0.03)" in told({km: right_on(8), best: right_on(14)})
     others = {Way("rag", "bm25", 3): right_on(13), Way("rag", "bm25", 5): right_on(13)}
-    said = verdict({km: right_on(8), best: right_on(14), **others})
+    said = told({km: right_on(8), best: right_on(14), **others})
     assert "the KM is right on 33% and RAG (1 passage) 58%: no clear difference (p = 0.09)" in said
 
 

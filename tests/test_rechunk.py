@@ -30,12 +30,38 @@ def changed(old: str, new: str, size: int, overlap: float = 0.0) -> int:
     return len({one.text for one in rechunk(new, size, overlap, words, before)} - set(before))
 
 
+def fault(text: str, pieces: list[tuple[int, str, int]], size: int) -> str:
+    """ "" where each piece stands in the joined text, whole words of it, and together they hold all but white space, in
+    order; else what is wrong."""
+    flow = join_pages(text)
+    clean = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    seen = [False] * len(text)
+    if [start for start, _, _ in pieces] != sorted(start for start, _, _ in pieces):
+        return "out of order"
+    for start, piece, tokens in pieces:
+        if piece not in flow:
+            return f"{piece!r} is not in the text"
+        if not 0 < tokens <= size:
+            return f"{piece!r} has {tokens} tokens"
+        place = start
+        for character in filter(lambda one: not one.isspace(), piece):
+            while clean[place].isspace():
+                place += 1
+            if clean[place] != character:
+                return f"{piece!r} does not begin at {start}"
+            seen[place] = True
+            place += 1
+    left = [place for place, done in enumerate(seen) if not done and not text[place].isspace()]
+    return f"nothing holds the characters {left}" if left else ""
+
+
 @settings(max_examples=300, deadline=None)
 @given(old=TEXTS, new=TEXTS, size=st.integers(1, 12), share=st.sampled_from([0.0, 0.1, 0.5]))
 @example(old="one two three", new="one two three", size=2, share=0.5)
 def test_any_two_texts(old: str, new: str, size: int, share: float) -> None:
     before = [one.text for one in chunk(old, size, share, len)]
-    covers(new, [(one.start, one.text, one.tokens) for one in rechunk(new, size, share, len, before)], size)
+    found = rechunk(new, size, share, len, before)
+    assert fault(new, [(one.start, one.text, one.tokens) for one in found], size) == ""
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,26 +79,7 @@ def test_any_edit(document: list[list[str]], place: int, cut: int, put: str, sha
     new = old[:place] + put + old[place + cut :]
     before = [one.text for one in chunk(old, 14, share, words)]
     found = rechunk(new, 14, share, words, before)
-    covers(new, [(one.start, one.text, one.tokens) for one in found], 14)
-
-
-def covers(text: str, pieces: list[tuple[int, str, int]], size: int) -> None:
-    """Each stands in the joined text, whole words of it; together they hold all but white space, in order."""
-    flow = join_pages(text)
-    clean = re.sub("[\ud800-\udfff]", "\ufffd", text)
-    assert [start for start, _, _ in pieces] == sorted(start for start, _, _ in pieces)
-    seen = [False] * len(text)
-    for start, piece, tokens in pieces:
-        assert piece in flow
-        assert 0 < tokens <= size
-        place = start
-        for character in filter(lambda one: not one.isspace(), piece):
-            while clean[place].isspace():
-                place += 1
-            assert clean[place] == character
-            seen[place] = True
-            place += 1
-    assert all(done or character.isspace() for done, character in zip(seen, text, strict=True))
+    assert fault(new, [(one.start, one.text, one.tokens) for one in found], 14) == ""
 
 
 def test_without_overlap_nothing_is_in_two_chunks() -> None:

@@ -74,13 +74,14 @@ def compare(
             judged[way] = answered
         progress(len(asked))
     by, reference = measure_of(judged), reference_of(judged)
+    p_values = {way: p_km(judged, way, by) for way in judged}
     rows = [Row(way.key, fits=way in judged, note=notes[way], **asdict(way)) for way in ways]
     return Comparison(
         document.name,
         base,
         asked,
         tuple(
-            _scored(row, judged[way], asked, by, _held(engines[way], facts), p_km(judged, way, by)) if row.fits else row
+            _scored(row, judged[way], asked, by, _held(engines[way], facts), p_values[way]) if row.fits else row
             for way, row in zip(ways, rows, strict=True)
         ),
         {way.key: row for way, row in judged.items()},
@@ -89,7 +90,7 @@ def compare(
         gap(judged, "exact_match"),
         gap(judged, "f1"),
         _costs(facts, judged, rival_of(judged, by)) if facts else None,
-        verdict(judged),
+        verdict(judged, p_values),
     )
 
 

@@ -57,3 +57,15 @@ def config_of(folder: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"{CONFIG} is damaged")
         return found
+
+
+def layers_of(folder: Path) -> set[str]:
+    """What kinds of linear layers a LoRA changes (`q_proj`, ...), by its weights: PEFT's configuration names them, or each
+    layer of its own, or holds a pattern. Raises KmError where they cannot be read."""
+    from safetensors import safe_open
+
+    with explained(folder):
+        require_weights(folder)
+        with safe_open(folder / WEIGHTS, "np") as tensors:
+            names = list(tensors.keys())
+    return {name.split(".")[-3] for name in names if name.endswith(".lora_A.weight")}

@@ -79,8 +79,8 @@ def difference(ahead: str, p: float) -> str:
     return f"{found} ({'p < 0.01' if p < 0.01 else f'p = {p:.2f}'})"
 
 
-def verdict(judged: Judgements) -> str:
-    """By exact match, or by F1 where no row got anything exactly right."""
+def verdict(judged: Judgements, p_values: Mapping[Way, float | None]) -> str:
+    """By exact match, or by F1 where no row got anything exactly right. p_values: `p_km` of every row."""
     if not judged:
         return "No method could be asked, so there is nothing to compare."
     by = measure_of(judged)
@@ -95,7 +95,7 @@ def verdict(judged: Judgements) -> str:
         leads = "does best:" if len(candidates) > 1 else "is"
         return f"{over} {label(best, judged)} {leads} {scored} {means[best]:.0%}."
 
-    p = among({way: p_km(judged, way, by) for way in judged})[rival]
+    p = among(p_values)[rival]
     ahead = label(km if means[km] > means[rival] else rival, judged)
     said = f"{over} the KM is {scored} {means[km]:.0%} and {label(rival, judged)} {means[rival]:.0%}: {difference(ahead, p)}"
     read = {way: _tokens(judged[way]) for way in (km, rival)}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kmcli import adapters, bases
-from kmcli.adapters.folder import config_of
+from kmcli.adapters.folder import layers_of
 from kmcli.bases import Base
 from kmcli.errors import KmError, UsageError
 from kmcli.serving import Entry, Limits
@@ -97,7 +97,7 @@ def _vllm(house: House, base: Base, limits: Limits, counts: Counts) -> Backend:
 def _targets(module: KnowledgeModule) -> set[str]:
     """The layers that it changes; none where it is damaged, which is said when it is asked."""
     with contextlib.suppress(KmError):
-        return set(config_of(module.path)["target_modules"])
+        return layers_of(module.path)
     return set()
 
 
