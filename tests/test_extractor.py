@@ -222,4 +222,7 @@ def test_damage_is_a_sentence(loaded: Loaded, folders: dict[str, Path], tmp_path
     (folder / lora.WEIGHTS).unlink()
     with pytest.raises(KmError, match="the Knowledge Extractor in"):
         bake(folder, None, out)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(ResourceError, match=f"^{folder} was replaced or removed meanwhile. Try again.$"):
+        bake(folder, None, out)
     assert list(out.iterdir()) == []

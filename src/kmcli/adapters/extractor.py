@@ -207,4 +207,6 @@ def _mixing(folder: Path, own: Adapter) -> dict[str, torch.Tensor]:
 
 
 def _damaged(folder: Path, why: str) -> KmError:
+    if not folder.is_dir():
+        return ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.")
     return KmError(f"the Knowledge Extractor in {folder} cannot be loaded: {why.rstrip('.')}.", _AGAIN)
