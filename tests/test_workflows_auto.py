@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import shutil
@@ -30,7 +29,7 @@ from kmcli.workflows.auto import NOT_SAID, Auto, AutoEngine, Reader, calibration
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import House, open_house
 from kmcli.workflows.pair import Pair
-from workflow_cases import PERMITS, TINY, entry, is_sound, km, permits, sentences
+from workflow_cases import PERMITS, TINY, entry, is_sound, km, library_like, permits, sentences
 
 EXAM = (*TINY[:-2], "--set", "generations=8")
 BASE = bases.find(bases.EMBEDDED, silent)
@@ -146,25 +145,19 @@ def test_questions_that_may_have_an_answer_here_are_no_strangers(house: House) -
 # --- after an exam
 
 
-@functools.cache
-def _library(folder: Path) -> Path:
-    """With two documents: `permits`, and `fees`, which says some of it twice."""
-    home = folder / "examined-library"
+def _examine(folder: Path) -> None:
+    """Two documents: `permits`, and `fees`, which says some of it twice."""
     (folder / "permits.txt").write_text(PERMITS)
     (folder / "fees.txt").write_text(f"{PERMITS}\n\n" + PERMITS.replace("$75", "$90").replace("10 days", "30 days"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KM_HOME", str(home))
-        for name in ("permits", "fees"):
-            assert main(["add", "-q", str(folder / f"{name}.txt")]) == 0
-        assert main(["train", "-q", "permits", *EXAM]) == 0
-        assert main(["train", "-q", "fees", *EXAM, "--set", "generations=16"]) == 0
-    return home
+    for name in ("permits", "fees"):
+        assert main(["add", "-q", str(folder / f"{name}.txt")]) == 0
+    assert main(["train", "-q", "permits", *EXAM]) == 0
+    assert main(["train", "-q", "fees", *EXAM, "--set", "generations=16"]) == 0
 
 
 @pytest.fixture
 def examined(km_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of the test's own: trained once for all, and copied."""
-    return Path(shutil.copytree(_library(tmp_path_factory.getbasetemp()), km_home))
+    return library_like("examined", _examine, km_home, tmp_path_factory)
 
 
 def test_ask_chooses_once_there_was_an_exam(km: Km, examined: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from kmcli.training import Job, split
 from kmcli.types import Chunk, KnowledgeModule, Recipe, Sample
 from kmcli.workflows import exam, group, rounds
 from kmcli.workflows.course import Course, Round, folder_of
-from workflow_cases import PERMITS, TINY, entry, is_sound, km
+from workflow_cases import PERMITS, TINY, entry, is_sound, km, library_like
 
 ROUNDS = (*TINY[:-2], "--set", "generations=8", "--set", "exam_rounds=2")
 """Two steps teach nothing, so that there is something to study again."""
@@ -38,22 +37,18 @@ def going_on(rounds: int) -> tuple[str, ...]:
     return ("train", "permits", *ROUNDS[:-1], f"exam_rounds={rounds}")
 
 
-@functools.cache
-def _examined_library(folder: Path) -> Path:
-    home = folder / "examined-library"
+def _stop_before_the_first_round(folder: Path) -> None:
     (folder / "permits.txt").write_text(PERMITS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KM_HOME", str(home))
         patch.setattr(rounds, "study_again", raising(KeyboardInterrupt()))
         assert main(["add", "-q", str(folder / "permits.txt")]) == 0
         assert main(["train", "-q", "permits", *ROUNDS]) == 5
-    return home
 
 
 @pytest.fixture
 def examined(km_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of the test's own in which `permits` is trained and examined, and nothing was studied again yet."""
-    return Path(shutil.copytree(_examined_library(tmp_path_factory.getbasetemp()), km_home))
+    """A library in which `permits` is trained and examined, and nothing was studied again yet."""
+    return library_like("before-the-first-round", _stop_before_the_first_round, km_home, tmp_path_factory)
 
 
 @pytest.fixture

@@ -5,14 +5,15 @@ Fixtures to import: each one by name, into the module that uses it.
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from cli_cases import Km, command, environment, runner
 from kmcli.cli.boundary import main
@@ -75,21 +76,37 @@ TINY = (
 """Enough to pass through every stage."""
 
 
-@functools.cache
-def _trained_library(folder: Path) -> Path:
-    home = folder / "trained-library"
+def library_like(name: str, make: Callable[[Path], None], km_home: Path, temporary: pytest.TempPathFactory) -> Path:
+    """A library of the test's own. Made once for all tests, whichever process runs them, and copied.
+
+    make: gets an empty folder for what it adds; KM_HOME is set.
+    """
+    shared = temporary.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    template, sources = shared / name, shared / f"{name}-sources"
+    with FileLock(shared / f"{name}.lock"):
+        if not (sources / "made").exists():
+            shutil.rmtree(template, ignore_errors=True)  # of a process that did not come to the end
+            shutil.rmtree(sources, ignore_errors=True)
+            sources.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("KM_HOME", str(template))
+                make(sources)
+            (sources / "made").touch()
+    return Path(shutil.copytree(template, km_home))
+
+
+def _train_notes(folder: Path) -> None:
     (folder / "notes.txt").write_text(NOTES)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KM_HOME", str(home))
-        assert main(["add", "-q", str(folder / "notes.txt")]) == 0
-        assert main(["train", "-q", "notes", *TRAINED]) == 0
-    return home
+    assert main(["add", "-q", str(folder / "notes.txt")]) == 0
+    assert main(["train", "-q", "notes", *TRAINED]) == 0
 
 
 @pytest.fixture
 def trained_home(km_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of the test's own with the trained document `notes`: trained once for all, and copied."""
-    return Path(shutil.copytree(_trained_library(tmp_path_factory.getbasetemp()), km_home))
+    """A library of the test's own with the trained document `notes`."""
+    return library_like("trained", _train_notes, km_home, tmp_path_factory)
 
 
 @pytest.fixture
