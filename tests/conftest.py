@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and in what tests start: each process has a core of its own, and threads that wait for
+# each other made the tests take four times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def km_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
