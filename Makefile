@@ -4,7 +4,7 @@
 # make reliability  every step of every verb cut and failed, eight processes at once, a server under load: docs/reliability.md
 # make audit       the installed packages against the public list of known holes; needs the network
 # make matrix      the wheel with the lowest and the newest versions of what it needs; needs uv, and gigabytes
-# make coverage    lines and branches that the tests run
+# make coverage    lines and branches that the tests run, in the processes that they start too
 # make mutation    how many small mistakes the tests of objectives, parsers and metrics notice
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,7 +42,8 @@ matrix: $(INSTALLED)
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
-	$(BIN)/python -m coverage run --branch --source=src/kmcli --parallel-mode -m pytest -p no:xdist
+	$(BIN)/python -m coverage erase
+	-$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
 

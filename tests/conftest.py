@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in what tests start: each process has a core of its own, and threads that wait for
 # each other made the tests take four times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("km", deadline=None)  # how long an example takes says what else the machine does
+if settings.get_current_profile_name() != "mutation":  # tests/mutation.py has its own
+    settings.load_profile("km")
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def test_nothing_gives_no_chunks(text: str) -> None:
     assert chunk(text, 5, 0.0, words) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS, size=st.integers(1, 12), share=st.sampled_from([0.0, 0.1, 0.5, 0.9]))
 @example(text="half\ud800 a letter \f\f here", size=3, share=0.5)
 def test_every_word_is_in_some_chunk_and_none_is_too_large(text: str, size: int, share: float) -> None:

@@ -77,7 +77,7 @@ def test_characters_that_the_encoding_has(encoding: str | None, marks: tuple[str
     "\n".join(lines).encode(encoding or "ascii")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), max_size=400),
     st.integers(40, 200),

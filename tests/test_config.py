@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @given(st.text(min_size=1, max_size=40).filter(str.strip))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_model_name_comes_back_as_it_was(name: str) -> None:
     store("model", name)
     assert resolve()["model"] == Value(name, str(config.config_file()))

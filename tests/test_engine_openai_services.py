@@ -167,7 +167,6 @@ def test_the_last_of_the_used_up_limits_counts() -> None:
     assert exhausted_wait(limits) == 360
 
 
-@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_any_span_is_seconds_or_nothing(text: str) -> None:
     seconds = span(text)

@@ -96,7 +96,7 @@ def test_a_stream_that_showed_text_is_not_begun_again(service: FakeService, faul
     assert len(service.asked) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.characters(), max_size=8), max_size=12))
 def test_pieces_add_up_to_the_text(pieces: list[str]) -> None:
     shown: list[str] = []
@@ -114,7 +114,7 @@ def test_pieces_add_up_to_the_text(pieces: list[str]) -> None:
     assert "".join(shown) == whole_text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),

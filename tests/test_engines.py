@@ -130,7 +130,7 @@ def test_the_limit_leaves_it_unfinished_and_an_end_right_at_it_does_not(tiny: Lo
 
 
 @given(st.text(max_size=60), st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pieces_concatenate_to_the_text_whatever_is_written(tiny: Loaded, written: str, ends: bool) -> None:
     ids = tiny.tokenizer(written, add_special_tokens=False)["input_ids"] + tiny.end_ids[:1] * ends
     pieces: list[str] = []

@@ -247,7 +247,7 @@ PROMPT = st.builds(
 
 
 @given(st.lists(PROMPT, max_size=12), st.integers(1, 30), st.integers(0, 400), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_plans_hold_every_prompt_once_and_keep_to_the_budget(
     prompts: list[list[int]], new: int, budget: int, share: bool
 ) -> None:

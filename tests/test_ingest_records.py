@@ -109,7 +109,7 @@ def test_files_that_are_no_jsonl(monkeypatch: pytest.MonkeyPatch) -> None:
 values = st.dictionaries(st.sampled_from(["text", "name", "id", "title"]), st.text() | st.none() | st.integers())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary() | st.lists(values).map(lambda some: lines(*some)), st.text(max_size=3))
 def test_any_bytes(data: bytes, only: str) -> None:
     found: list[Ingested] = []

@@ -113,9 +113,9 @@ def test_signs_and_numbers_around_a_judgement_do_not_turn_it(signs: str) -> None
 
 @pytest.mark.parametrize("text", ["answer ", "correct ", "answer is ", "(", "\n", " or ", "<think>", "whether "])
 def test_no_text_takes_long_to_read(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     parse(text * 20_000)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 # --- judging

@@ -123,7 +123,7 @@ def test_a_source_that_is_not_utf8_is_kept_and_recognised(library: Library) -> N
     assert library.add(ingested("two", odd)).action == "updated"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.text(st.characters(exclude_categories=())), st.binary())
 def test_any_text_and_bytes_come_back(text: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder, Library.open(Path(folder)) as library:

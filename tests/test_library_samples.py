@@ -22,7 +22,7 @@ def library(km_home: Path) -> Library:
         yield opened
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.lists(st.text(st.characters(exclude_categories=())), max_size=3), max_size=4), st.binary(max_size=50)
 )

@@ -113,7 +113,7 @@ def test_a_teacher_of_zeros_does_not_divide_by_zero() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(-50, 50), st.integers(1, 4), st.integers(2, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_kl_is_never_negative_and_blind_to_a_shift(seed: int, shift: float, tokens: int, vocabulary: int) -> None:
     teacher, student = 3 * numbers(tokens, vocabulary, seed=seed), 3 * numbers(tokens, vocabulary, seed=seed + 1)
     value = forward_kl(teacher, student).item()
@@ -182,7 +182,7 @@ def test_every_divergence_equals_a_slow_reference(seed: int) -> None:
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 40), st.integers(1, 4), st.integers(2, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_divergences_keep_their_bounds(seed: int, scale: float, tokens: int, vocabulary: int) -> None:
     teacher, student = (
         scale * numbers(tokens, vocabulary, seed=seed),

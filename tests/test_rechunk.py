@@ -55,7 +55,7 @@ def fault(text: str, pieces: list[tuple[int, str, int]], size: int) -> str:
     return f"nothing holds the characters {left}" if left else ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(old=TEXTS, new=TEXTS, size=st.integers(1, 12), share=st.sampled_from([0.0, 0.1, 0.5]))
 @example(old="one two three", new="one two three", size=2, share=0.5)
 def test_any_two_texts(old: str, new: str, size: int, share: float) -> None:
@@ -64,7 +64,7 @@ def test_any_two_texts(old: str, new: str, size: int, share: float) -> None:
     assert fault(new, [(one.start, one.text, one.tokens) for one in found], size) == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     document=st.lists(
         st.lists(st.integers(0, 40).map(lambda n: f"Thing {n} is {n * 3} long."), max_size=5), max_size=9

@@ -60,7 +60,7 @@ def test_query_syntax_is_only_words(query: str) -> None:
     assert set(found(query)) == ({0, 1, 3} if "ferry" in query else set() if query == "((" else {0, 3})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(query=st.text(max_size=60), k=st.integers(-1, 4))
 def test_any_text_is_a_query(query: str, k: int) -> None:
     with Index("island", CHUNKS) as index:

@@ -111,9 +111,9 @@ def test_what_was_cut_off_may_end_in_half_a_number() -> None:
 
 @pytest.mark.parametrize("text", ["score ", "1", "rate of the ", "give a ", "(", "\n", "1 , ", "<score>"])
 def test_no_text_takes_long_to_read(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     parse(text * 20_000)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 # --- rating ---

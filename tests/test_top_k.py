@@ -57,7 +57,7 @@ def test_by_hand() -> None:
     assert divergence(two, student, "jsd").item() == pytest.approx(jsd / 2, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(2, 12), st.integers(1, 12), st.integers(0, 999), st.sampled_from(KINDS))
 def test_equals_the_slow_reference(count: int, vocabulary: int, k: int, seed: int, kind: Divergence) -> None:
     teacher, student = numbers(count, vocabulary, seed=seed), numbers(count, vocabulary, seed=seed + 1)
@@ -116,7 +116,7 @@ def test_gradients_by_finite_differences(kind: Divergence, k: int) -> None:
     assert torch.autograd.gradcheck(lambda values: divergence(kept, values, kind), student, eps=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(2, 12), st.integers(1, 12), st.integers(0, 999))
 def test_the_forward_gradient_is_torchs(count: int, vocabulary: int, k: int, seed: int) -> None:
     kept, student = top_k(numbers(count, vocabulary, seed=seed), k), numbers(count, vocabulary, seed=seed + 1)

@@ -189,7 +189,7 @@ def test_the_base_is_exactly_as_before(tiny: Loaded, run: Run, monkeypatch: pyte
 
 
 @given(st.lists(st.tuples(st.text(max_size=6), st.integers(0, 1)), max_size=30), st.integers(0, 5), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_split_is_stable_and_no_question_is_on_both_sides(
     material: list[tuple[str, int]], seed: int, random: Any
 ) -> None:

@@ -269,7 +269,7 @@ def test_the_optimiser_follows_the_schedule(
 
 
 @given(st.integers(1, 90), st.integers(1, 12), st.integers(0, 9), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_epoch_visits_each_sample_once(count: int, batch: int, seed: int, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(2, 30), min_size=count, max_size=count))
     views = [View(None, [1] * length, None, [False] * (length - 1) + [True]) for length in lengths]

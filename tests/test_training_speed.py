@@ -31,7 +31,7 @@ IDS = st.lists(st.integers(3, 40), min_size=1, max_size=9)
 
 
 @given(st.lists(IDS, min_size=1, max_size=6), IDS, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_packing_holds_every_row_and_shares_only_what_may_be(
     rows: list[list[int]], start: list[int], data: st.DataObject
 ) -> None:

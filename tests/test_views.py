@@ -169,7 +169,7 @@ NUMBERS = st.lists(st.integers(0, 50), max_size=120)
 
 
 @given(NUMBERS, st.integers(4, 20), st.integers(0, 3), st.integers(1, 4), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_windows_predict_the_whole_document_in_every_round(
     ids: list[int], size: int, quarters: int, rounds: int, seed: int
 ) -> None:
@@ -202,7 +202,7 @@ def test_windows_begin_all_over_the_document() -> None:
 
 
 @given(NUMBERS, st.integers(2, 20), st.floats(0, 1), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_token_is_both_held_out_and_trained_on(ids: list[int], size: int, share: float, seed: int) -> None:
     taught, held = split(ids, size, share, seed)
     places = [place for stretch in (*taught, *held) for place in stretch]
@@ -257,7 +257,7 @@ def test_any_sample_fits_the_base_s_context(tiny: Loaded, prompt: str, response:
 
 
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=80))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_scores_the_same_ids_on_both_sides(tiny: Loaded, prompt: str, response: str, chunk: str) -> None:
     view = chunk_in_context(replace(sample(1), prompt=prompt, response=response), chunk, tiny)
     assert on(*teacher_side(view)) == on(view.student_ids, view.student_mask)

@@ -84,7 +84,7 @@ sample_of = st.builds(
 )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(sample_of, min_size=1, max_size=4))
 def test_what_one_library_exports_another_imports_unchanged(made: list[tuple[Sample, str]]) -> None:
     made = list({sample.id: (sample, text) for sample, text in made}.values())
@@ -113,7 +113,7 @@ objects = st.dictionaries(keys, texts | st.none() | st.floats() | st.integers(),
 files = st.lists(objects, max_size=3).map(lambda lines: "\n".join(map(json.dumps, lines)).encode())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.binary(max_size=60) | files)
 def test_any_bytes_are_imported_whole_or_refused_by_line(data: bytes) -> None:
     data = data.replace(b'{"', b'{"context": "The mill.", "')  # without a chunk a line would be searched for
