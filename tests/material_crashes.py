@@ -31,8 +31,7 @@ from kmcli.workflows.house import open_house
 from kmcli.workflows.material import RecipeOptions, synth
 from library_crashes import STEPS
 
-KILLS = {"scripted": 20, "hf": 8}
-"""The scripted engine dies in every step as well as the real one, and writes in no time."""
+KILLS = 20
 SETTINGS = ("chunk_tokens=24", "tasks=qa:6,summary:2", "min_explained=0")
 PROMPTS = STYLES["embedded"]
 
@@ -128,7 +127,7 @@ def main(template: Path, results: Path, engine: str) -> None:
     assert end(start(whole, lambda step: note(counted, step + 1))) == 0
     seconds, steps = time.monotonic() - began, int(counted.read_text())
     draw = random.Random(engine)
-    for kill in range(KILLS[engine]):
+    for kill in range(KILLS):
         home = results / f"{kill:02}"
         while True:
             shutil.copytree(template, home)
