@@ -33,10 +33,15 @@ def explained(folder: Path) -> Iterator[None]:
         if missing[1:]:  # the library, or what it is in
             raise gone(missing[-1]) from None
         if missing:
-            raise ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.") from None
+            raise replaced(folder) from None
         raise _unloadable(folder, error) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unloadable(folder, error) from None
+
+
+def replaced(folder: Path) -> ResourceError:
+    """That an adapter's folder is no longer where it was looked up."""
+    return ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.")
 
 
 def _unloadable(folder: Path, error: Exception) -> KmError:
