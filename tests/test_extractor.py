@@ -225,4 +225,6 @@ def test_damage_is_a_sentence(loaded: Loaded, folders: dict[str, Path], tmp_path
     folder.rename(tmp_path / "away")
     with pytest.raises(ResourceError, match=f"^{folder} was replaced or removed meanwhile. Try again.$"):
         bake(folder, None, out)
+    with pytest.raises(ResourceError, match=f"^{tmp_path / 'moved'} is gone"):
+        bake(tmp_path / "moved" / "extractors" / "ke", None, out)
     assert list(out.iterdir()) == []

@@ -265,6 +265,13 @@ def test_remove_takes_everything_but_the_original(library: Library, tmp_path: Pa
         pass
 
 
+def test_a_library_that_was_moved_gives_no_lock(library: Library, tmp_path: Path) -> None:
+    document = library.add(ingested()).document
+    library.home.rename(tmp_path / "away")
+    with pytest.raises(ResourceError, match=f"^{library.home} is gone"), library.lock(document, "train"):
+        pass
+
+
 # --- small promises -----------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from kmcli.adapters.folder import replaced
+from kmcli.adapters.folder import missing
 from kmcli.adapters.lora import CONFIG, WEIGHTS
 from kmcli.adapters.stack import Adapter, read
 from kmcli.bases import Loaded
@@ -209,5 +209,5 @@ def _mixing(folder: Path, own: Adapter) -> dict[str, torch.Tensor]:
 
 def _damaged(folder: Path, why: str) -> KmError:
     if not folder.is_dir():
-        return replaced(folder)
+        return missing(folder)
     return KmError(f"the Knowledge Extractor in {folder} cannot be loaded: {why.rstrip('.')}.", _AGAIN)

@@ -29,18 +29,18 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
-        if missing[1:]:  # the library, or what it is in
-            raise gone(missing[-1]) from None
-        if missing:
-            raise replaced(folder) from None
+        if not folder.is_dir():
+            raise missing(folder) from None
         raise _unloadable(folder, error) from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unloadable(folder, error) from None
 
 
-def replaced(folder: Path) -> ResourceError:
-    """That an adapter's folder is no longer where it was looked up."""
+def missing(folder: Path) -> ResourceError:
+    """That an adapter's folder is no longer where it was looked up: it alone, or the library with it."""
+    for outer in reversed(folder.parents):
+        if not outer.is_dir():
+            return gone(outer)
     return ResourceError(f"{folder} was replaced or removed meanwhile.", "Try again.")
 
 
