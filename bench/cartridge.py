@@ -45,7 +45,7 @@ from kmcli.adapters import cartridge
 from kmcli.bases import Loaded
 from kmcli.evaluation.metrics import bootstrap, paired_p, token_f1
 from kmcli.objectives import OBJECTIVES
-from kmcli.training import kernels, loop, many
+from kmcli.training import kernels, loop, many, schedule
 from kmcli.training.mixture import Mixture, Part
 from kmcli.training.recipes import resolve
 from kmcli.types import Recipe, View, silent
@@ -189,7 +189,7 @@ def _peft(
     losses = []
     began = time.process_time()
     for number in range(recipe.steps):
-        batch = [views[place] for place in loop.batch_of(number, views, recipe.batch, recipe.seed)]
+        batch = [views[place] for place in schedule.batch_of(number, views, recipe.batch, recipe.seed)]
         with torch.no_grad(), other.disable_adapter():
             teacher = other(**_padded([view.teacher_ids or [] for view in batch])).logits
         student = other(**_padded([view.student_ids for view in batch])).logits
@@ -199,7 +199,7 @@ def _peft(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * loop.learning_rate_factor(number, recipe.steps, recipe)
+            group["lr"] = recipe.learning_rate * schedule.learning_rate_factor(number, recipe.steps, recipe)
         optimiser.step()
         optimiser.zero_grad()
         losses.append(float(loss))

@@ -44,7 +44,7 @@ from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError
 from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, paired_p, token_f1
-from kmcli.training import Job, loop, train_together
+from kmcli.training import Job, schedule, train_together
 from kmcli.training.recipes import resolve
 from kmcli.types import Recipe, silent
 from kmcli.workflows.group import TOGETHER
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", choices=("fresh", "one", "mean", "library"))
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    loop.EVALUATE_EVERY, loop.EVALUATIONS = EVERY, asked.steps  # type: ignore[misc]
+    schedule.EVALUATE_EVERY, schedule.EVALUATIONS = EVERY, asked.steps  # type: ignore[misc]
     loaded = bases.load(bases.find(bases.EMBEDDED, silent), "cpu")
     recipe = replace(
         resolve(loaded.base, "standard"),

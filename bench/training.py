@@ -47,7 +47,7 @@ from kmcli import bases
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.objectives import OBJECTIVES
-from kmcli.training import kernels, loop, many
+from kmcli.training import kernels, loop, many, schedule
 from kmcli.training.mixture import Mixture, Part
 from kmcli.types import Recipe, View, silent
 
@@ -91,8 +91,8 @@ def plain(model: Any, training: Sequence[View], recipe: Recipe) -> None:
     model.train()
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * loop.learning_rate_factor(step, steps, recipe)
-        loss = distillation(model, [training[i] for i in loop.batch_of(step, training, recipe.batch, recipe.seed)])
+            group["lr"] = recipe.learning_rate * schedule.learning_rate_factor(step, steps, recipe)
+        loss = distillation(model, [training[i] for i in schedule.batch_of(step, training, recipe.batch, recipe.seed)])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)

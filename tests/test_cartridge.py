@@ -22,7 +22,7 @@ from kmcli.bases import Loaded
 from kmcli.bases.vocabulary import Reader
 from kmcli.engines import attention
 from kmcli.errors import InterruptedRun, KmError, ResourceError
-from kmcli.training import Job, loop, predict, train, train_together
+from kmcli.training import Job, predict, schedule, train, train_together
 from kmcli.training.forward import scored_states
 from kmcli.types import Event, silent
 from training_cases import CHUNKS, RECIPE, make_tiny, one_thread, same, samples, tiny  # noqa: F401
@@ -217,7 +217,7 @@ def test_it_trains_without_denormals_which_are_back_afterwards(tiny: Loaded, tmp
 def test_ctrl_c_and_the_next_run_ends_bitwise_alike(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 3)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 3)
     whole_metrics, whole = trained(tiny, tmp_path / "whole", steps=12, cartridge_start="chunks")
     steps: list[float] = []
 

@@ -31,7 +31,7 @@ from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Loaded
 from kmcli.engines.hf import HfEngine
 from kmcli.errors import InterruptedRun, KmError, UsageError
-from kmcli.training import loop, packed, train_together
+from kmcli.training import packed, schedule, train_together
 from kmcli.training.forward import scored_states
 from kmcli.types import silent
 from training_cases import RECIPE, make_tiny, one_thread, same, tiny
@@ -111,7 +111,7 @@ def test_training_moves_the_lora_and_the_vectors_where_they_are_refined(tiny: Lo
 def test_ctrl_c_and_the_next_run_ends_bitwise_alike(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 3)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 3)
     _, whole = trained(tiny, tmp_path / "whole", steps=8, summary_refined=True)
     steps: list[float] = []
     with pytest.raises(InterruptedRun):

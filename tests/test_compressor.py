@@ -25,7 +25,7 @@ from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.adapters.shelf import Shelf
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError, UsageError
-from kmcli.training import compressor, stepwise
+from kmcli.training import compressor, schedule
 from kmcli.training.compressor_recipe import resolve
 from kmcli.training.segments import Drawn
 from training_cases import one_thread, same, tiny
@@ -119,7 +119,7 @@ def test_vectors_are_cached_by_compressor_ratio_and_text(tiny: Loaded, tmp_path:
 def test_a_compressor_that_is_stopped_goes_on_bitwise(
     tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stepwise, "EVALUATE_EVERY", 2)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 2)
     whole_metrics, whole = made(tiny, tmp_path / "whole", steps=6)
     steps: list[float] = []
     with pytest.raises(InterruptedRun, match="stopped at step 4 of 6; nothing is lost"):

@@ -22,7 +22,7 @@ from kmcli.bases import Base, Loaded
 from kmcli.errors import InterruptedRun, KmError, ResourceError
 from kmcli.library.extractors import ExtractorRecipe
 from kmcli.training import extractor as training
-from kmcli.training import stepwise
+from kmcli.training import schedule
 from kmcli.training.extractor_recipe import resolve
 from kmcli.types import Event, silent
 from training_cases import one_thread, same
@@ -138,7 +138,7 @@ def test_ctrl_c_saves_and_the_next_run_goes_on_alike(run: Train) -> None:
 
 
 def test_the_best_on_other_documents_is_kept(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepwise, "EVALUATE_EVERY", 1)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 1)
     losses = iter([9.0, 3.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0])
     monkeypatch.setattr(training._Run, "held_out_loss", lambda self, alone=False: next(losses))
     metrics, kept = run("kept", steps=20, schedule="linear")

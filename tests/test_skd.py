@@ -18,8 +18,8 @@ from kmcli.errors import InterruptedRun
 from kmcli.objectives.views import chunk_in_context
 from kmcli.training import loop, skd, train
 from kmcli.training.forward import logits, scored_states
-from kmcli.training.loop import batch_of
 from kmcli.training.mixture import mix, scored
+from kmcli.training.schedule import batch_of
 from kmcli.training.teacher import Teacher
 from kmcli.types import Event, View, silent
 from training_cases import CHUNKS, RECIPE, disturb, make_tiny, one_thread, samples, tiny

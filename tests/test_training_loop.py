@@ -22,8 +22,8 @@ from kmcli.errors import KmError
 from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import checkpoint, loop, train
-from kmcli.training.loop import batch_of, learning_rate_factor
+from kmcli.training import checkpoint, loop, schedule, train
+from kmcli.training.schedule import batch_of, learning_rate_factor
 from kmcli.types import Event, Recipe, View, silent
 from training_cases import CHUNKS, RECIPE, Run, one_thread, plain, run, same, sample, samples, tiny
 
@@ -54,7 +54,7 @@ def test_what_is_no_number_stops_and_keeps_the_best(
 ) -> None:
     monkeypatch.setitem(OBJECTIVES, "dcd", exploding(8, value))
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 5)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 5)
     out = tmp_path / "out"
     out.mkdir()
     events: list[Event] = []
@@ -104,7 +104,7 @@ def test_a_loss_that_grows_beyond_its_beginning_stops(
 ) -> None:
     values = iter(losses)
     monkeypatch.setattr(loop, "_evaluate", lambda *given: next(values))
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 4)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 4)
     events: list[Event] = []
     if len(losses) == 1:
         with pytest.raises(KmError) as caught:
@@ -147,8 +147,8 @@ def scripted_losses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Ten
         return next(values)
 
     monkeypatch.setattr(loop, "_evaluate", evaluate)
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 2)
-    monkeypatch.setattr(loop, "PATIENCE", 3)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 2)
+    monkeypatch.setattr(schedule, "PATIENCE", 3)
     return seen
 
 

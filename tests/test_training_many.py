@@ -22,7 +22,7 @@ from kmcli.errors import InterruptedRun, KmError, ResourceError
 from kmcli.objectives import OBJECTIVES, OfSamples
 from kmcli.objectives.losses import distillation
 from kmcli.objectives.views import chunk_in_context
-from kmcli.training import Job, gradients, loop, many, skd, targets, teacher, train_together
+from kmcli.training import Job, gradients, loop, many, schedule, skd, targets, teacher, train_together
 from kmcli.types import Event, Recipe, Sample, silent
 from training_cases import CHUNKS, RECIPE, make_tiny, one_thread, same, sample, samples, tiny
 
@@ -203,7 +203,7 @@ def test_one_that_diverges_leaves_the_others_as_they_are(
         return (total * float("nan") if calls == 6 and recipe.seed == 9 else total), terms
 
     monkeypatch.setitem(OBJECTIVES, "dcd", OfSamples(chunk_in_context, loss))
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 4 if measured else 25)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 4 if measured else 25)
     recipes = [SHORT, replace(SHORT, seed=9), SHORT]
     events: list[Event] = []
     results = train(tiny, jobs(tmp_path / "together", recipes), events.append)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
 from kmcli.errors import InterruptedRun, KmError, ResourceError
-from kmcli.training import checkpoint, loop, many, targets, train
+from kmcli.training import checkpoint, loop, many, schedule, targets, train
 from kmcli.training.checkpoint import CHECKPOINT, Progress, deferred_interrupt
 from kmcli.types import Event, silent
 from training_cases import CHUNKS, RECIPE, disturb, one_thread, same, samples, tiny
@@ -64,7 +64,7 @@ def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVALUATE_EVERY", 3)
+    monkeypatch.setattr(schedule, "EVALUATE_EVERY", 3)
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 4)
 
 

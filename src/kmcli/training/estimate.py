@@ -19,7 +19,7 @@ from kmcli.bases import Loaded
 from kmcli.bases.vocabulary import Reader
 from kmcli.errors import KmError
 from kmcli.objectives.losses import kept_layers
-from kmcli.training import figures, loop, many, targets
+from kmcli.training import figures, loop, many, schedule, targets
 from kmcli.training.forward import layers_of, require_room
 from kmcli.training.mixture import Mixture, Part
 from kmcli.training.predictions import Predictions
@@ -108,7 +108,8 @@ def estimate(
     asked: what `ask` gave, where the teacher is not the base. Raises as `train` does.
     """
     began = clock()
-    steps, every = loop.planned(mixture, recipe)
+    steps = schedule.planned_steps(mixture, recipe)
+    every = schedule.evaluate_every(steps)
     count = min(FEWEST if asked is None else ASKED, steps)
     report(Event("estimate", f"measuring on {count} of {steps:,} steps"))
     part = _some(mixture, recipe, count)
@@ -237,7 +238,7 @@ def _tokens_of(mixture: Mixture, recipe: Recipe, step: int) -> int:
         _length(views[place])
         for part in mixture.parts
         for views in [mixture.views[part.training.start : part.training.stop]]
-        for place in loop.batch_of(step, views, part.batch, recipe.seed)
+        for place in schedule.batch_of(step, views, part.batch, recipe.seed)
     )
 
 

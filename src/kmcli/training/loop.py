@@ -25,6 +25,7 @@ from kmcli.training.checkpoint import bring_back, copy, restore, save
 from kmcli.training.forward import SHORT_OF_MEMORY, layers_of, logits, out_of_memory, scored_states, too_large
 from kmcli.training.mixture import Mixture, Part
 from kmcli.training.predictions import Predictions, before
+from kmcli.training.schedule import batch_of, evaluate_every, learning_rate_factor, planned_steps, stalled
 from kmcli.training.skd import Renewal
 from kmcli.training.summaries import Summaries, worth_it
 from kmcli.training.teacher import Teacher
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
     from kmcli.objectives.losses import Taught
 
 CHECKPOINT_EVERY = 50
-EVALUATE_EVERY = 25
-EVALUATIONS = 24
-"""Held-out evaluations of a run at most, never more often than EVALUATE_EVERY steps: a long run may stand still longer."""
-PATIENCE = 4
-"""Evaluations without a better held-out loss before training stops early."""
-WORDINGS = 3
-"""A fact that is asked about in fewer words counts as so many samples: it is read as often as others before a run ends."""
 DIVERGED, HARMLESS = 3.0, 1.0
 """A training has gone wrong whose held-out loss is so many times the loss it began with, and its best; below this, never."""
 
@@ -72,7 +66,8 @@ class Student:
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        self.steps, self.every = planned(mixture, recipe)
+        self.steps = planned_steps(mixture, recipe)
+        self.every = evaluate_every(self.steps)
         self.progress, self.best = restore(folder, self.parameters, self.optimiser)
         self.before = self.progress.tokens, self.progress.seconds  # of earlier runs
         self.views = mixture.views  # some may be renewed: they are read anew at each step
@@ -188,9 +183,7 @@ class Student:
 
     @property
     def _stalled(self) -> bool:
-        if not self.stops_early or self.progress.best is None:
-            return False
-        return self.progress.step - self.progress.best_step >= PATIENCE * self.every
+        return self.stops_early and stalled(self.progress, self.every)
 
     def _gone_wrong(self, held_out: float) -> str:
         """What is wrong with a held-out loss; "" where nothing is. An adapter that begins as another one's may know the
@@ -252,36 +245,6 @@ class Student:
             "best_step": progress.best_step or None,
             "curve": figures.thinned(progress.curve),
         }
-
-
-def planned(mixture: Mixture, recipe: Recipe) -> tuple[int, int]:
-    """Steps of a training, and after how many the held-out loss is measured."""
-    largest = max(max(len(part.training), WORDINGS * part.facts) for part in mixture.parts)
-    steps = mixture.turns * (recipe.steps or math.ceil(recipe.epochs * largest / recipe.batch))
-    return steps, max(EVALUATE_EVERY, steps // EVALUATIONS)
-
-
-def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up over recipe.warmup of the steps, then cosine or linear decay to zero. step counts from 0."""
-    warm = max(1, round(recipe.warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    along = (step - warm) / max(1, steps - warm)
-    return 0.5 * (1 + math.cos(math.pi * along)) if recipe.schedule == "cosine" else 1 - along
-
-
-def batch_of(step: int, training: Sequence[View], batch: int, seed: int) -> list[int]:
-    """Which samples a step trains on: each epoch a new order, like lengths side by side to save padding."""
-    per_epoch = math.ceil(len(training) / batch)
-    epoch, position = divmod(step, per_epoch)
-    random = torch.Generator().manual_seed(seed * 7919 + epoch)
-    order = torch.randperm(len(training), generator=random).tolist()
-    window = batch * 8
-    batches: list[list[int]] = []
-    for start in range(0, len(order), window):
-        some = sorted(order[start : start + window], key=lambda i: len(training[i].student_ids))
-        batches += [some[i : i + batch] for i in range(0, len(some), batch)]
-    return batches[torch.randperm(len(batches), generator=random).tolist()[position]]
 
 
 def _evaluate(model: Any, loss_of: Any, views: Sequence[View], validation: range, recipe: Recipe) -> float:

@@ -17,8 +17,9 @@ import torch
 
 from kmcli.errors import InterruptedRun, KmError
 from kmcli.training import checkpoint, figures
-from kmcli.training.loop import CHECKPOINT_EVERY, EVALUATE_EVERY, EVALUATIONS, PATIENCE, learning_rate_factor
+from kmcli.training.loop import CHECKPOINT_EVERY
 from kmcli.training.memory import kept_memory
+from kmcli.training.schedule import evaluate_every, learning_rate_factor, stalled
 from kmcli.types import Event, Recipe, Reporter
 
 
@@ -54,7 +55,7 @@ class Stepwise(ABC):
         self._rates, self._schedule, self.folder, self._report = recipe, schedule, folder, report
         self.progress, self.best = checkpoint.restore(folder, parameters, optimiser)
         self._before = self.progress.tokens, self.progress.seconds
-        self._every = max(EVALUATE_EVERY, steps // EVALUATIONS)
+        self._every = evaluate_every(steps)
 
     @abstractmethod
     def gradients(self) -> float:
@@ -123,10 +124,7 @@ class Stepwise(ABC):
 
     @property
     def _stalled(self) -> bool:
-        progress = self.progress
-        if not self._rates.early_stopping or progress.best is None:
-            return False
-        return progress.step - progress.best_step >= PATIENCE * self._every
+        return self._rates.early_stopping and stalled(self.progress, self._every)
 
     def _keep(self, stop: bool) -> None:
         progress = self.progress
