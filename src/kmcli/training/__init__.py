@@ -1,6 +1,6 @@
 """From study material, and the text itself, to a trained adapter on disk. Knows nothing of documents or libraries.
 
-`train_together` reads top to bottom: views (`mixture.mix`), adapters, loop, files. The loop itself is `many.run`.
+A training is set up in `together`: views (`mixture.mix`), adapter, student (`loop`). Its steps are taken in `many.run`.
 """
 
 from __future__ import annotations
@@ -84,66 +84,10 @@ def train_together(loaded: Loaded, jobs: Sequence[Job], report: Reporter, done: 
 
     Raises InterruptedRun after Ctrl-C.
     """
-    from kmcli.adapters import ADAPTERS, start
-    from kmcli.training import checkpoint, forward, loop, many, mixture, targets
-    from kmcli.training.predictions import before
-    from kmcli.training.team import Team
+    from kmcli.training.together import Together
 
-    model: Any = None
-    students: dict[loop.Student, dict[str, Job]] = {}
-    group: dict[str, tuple[Job, mixture.Mixture]] = {}
-    team = Team(loaded, processes, report, jobs[0].text, jobs[0].shelf) if processes > 1 else None
-    budget = 0 if team else targets.MEMORY_BYTES // len(jobs)  # helpers read the file
-
-    def finished(student: loop.Student, result: dict[str, Any] | KmError) -> None:
-        for adapter, job in students[student].items():
-            mine = result if isinstance(result, KmError) else dict(result)
-            if not isinstance(mine, KmError):
-                try:
-                    with checkpoint.storing(job.out):
-                        ADAPTERS[job.recipe.adapter].save(model, job.out, adapter)
-                except KmError as error:
-                    mine = error
-            done(job, mine)
-
-    try:
-        for number, job in enumerate(jobs):
-            try:
-                mix = mixture.mix(loaded, job.samples, job.chunks, job.text, job.recipe, report, job.other, job.kept)
-                kind, adapter = ADAPTERS[job.recipe.adapter], f"document{number}"
-                if model is None:
-                    model = kind.build(loaded, job.recipe, adapter, job.text, job.shelf)
-                else:
-                    kind.add(model, loaded, job.recipe, adapter, job.text, job.shelf)
-                kind.activate(model, [adapter])
-                if job.start is not None:
-                    start.fill(kind.trainable(model), job.start)
-                forward.require_room(model, loaded, mix.views)
-                if job.recipe.group:
-                    group[adapter] = job, mix
-                    continue
-                if mix.as_before:
-                    with closing(before(loaded, mix, job.recipe, job.workspace)) as predictions:
-                        predictions.compute(loaded, report, model)
-                name = job.name if len(jobs) > 1 else ""
-                student = loop.Student(model, loaded, mix, job.recipe, job.workspace, report, adapter, name, budget)
-                students[student] = {adapter: job}
-            except KmError as error:
-                done(job, error)
-        if group:
-            of_all = mixture.by_turns({adapter: mix for adapter, (_, mix) in group.items()})
-            first, (job, _) = next(iter(group.items()))
-            student = loop.Student(model, loaded, of_all, job.recipe, job.workspace, report, first, "", budget)
-            students[student] = {adapter: one for adapter, (one, _) in group.items()}
-        if students:
-            many.run(model, loaded, list(students), report, finished, team)
-    finally:
-        if team:
-            team.close()
-        for student in students:
-            student.close()
-        if model is not None:
-            model.unload().eval()  # the base goes back to what it was: the next documents use it
+    with closing(Together(loaded, jobs, report, done, processes)) as together:
+        together.run()
 
 
 def predict(
