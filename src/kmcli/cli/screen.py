@@ -22,6 +22,8 @@ def tolerant_streams() -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
+    # While bars are drawn rich stands in for the stream; before rich 15 that is no terminal, whatever is behind it.
+    stream = getattr(stream, "rich_proxied_file", stream)
     return stream is not None and not stream.closed and stream.isatty()
 
 
