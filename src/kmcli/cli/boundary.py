@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -90,6 +91,10 @@ def _run(words: list[str], screen: Screen) -> None:
         raise _usage_error(error) from None
 
 
+_EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL)
+"""As Typer and Click, whichever parses, have it in their versions."""
+
+
 def _usage_error(error: Any) -> UsageError:
     """Typer's complaint in our words: one sentence, and where to look."""
     path = error.ctx.command_path if error.ctx is not None else "km"
@@ -97,6 +102,11 @@ def _usage_error(error: Any) -> UsageError:
     if unknown and hasattr(error, "possibilities"):
         near = did_you_mean(unknown, error.possibilities or (), f"See {path} --help.")
         return UsageError(f"there is no option {render.one_line(unknown)!r} of {path}.", near)
+    if extra := _EXTRA.fullmatch(error.format_message()):
+        words = render.one_line(extra[1])
+        tagged = words.startswith("@") and any("--tag" in option.opts for option in error.ctx.command.params)
+        hint = f"For a tag: {path} --tag {words[1:]}" if tagged else f"See {path} --help."
+        return UsageError(f"{path} takes no more words, and got {words!r}.", hint)
     message = render.one_line(error.format_message())
     return UsageError(message[:1].lower() + message[1:].rstrip(".") + ".", f"See {path} --help.")
 
