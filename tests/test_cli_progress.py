@@ -122,9 +122,10 @@ from kmcli.cli.screen import Screen
 from kmcli.types import Event
 import time
 with Reporter(Screen("synth")) as report:
-    for step in range(8):
+    for step in range(7):
         report(Event("write", "", step + 0.5, 9, {"kept": 1234, "dropped": 5678, "tokens/s": 91011.0, "agree": 0.5}))
-        time.sleep(0.2)
+        time.sleep(0.1)
+    time.sleep(1)  # for ten more frames: a busy machine leaves some out
 """
 
 

@@ -49,10 +49,20 @@ def test_every_title_gives_a_name_that_obeys_the_rules(title: str) -> None:
     assert names.checked(name) == name
 
 
+DOTLESS = "\u0131"
+"""The one letter whose upper case is another's: Unicode folds I to i, and leaves this as it is."""
+
+
+def test_an_i_without_a_dot_is_a_letter_of_its_own() -> None:
+    assert names.key(DOTLESS) == DOTLESS
+    assert names.key(DOTLESS.upper()) == names.key("I") == names.key("i") == "i"
+
+
 @given(anything)
 def test_case_and_spelling_make_no_difference(title: str) -> None:
     name = names.friendly(title)
-    assert names.key(name.upper()) == names.key(name)
+    if DOTLESS not in name:
+        assert names.key(name.upper()) == names.key(name)
     assert names.key(unicodedata.normalize("NFD", name)) == names.key(name)
 
 
