@@ -102,6 +102,7 @@ def test_a_closed_pipe_is_quiet() -> None:
         (["ls", "extra"], "km: km ls takes no more words, and got 'extra'. See km ls --help."),
         (["doctor", "@a", "b"], "km: km doctor takes no more words, and got '@a b'. See km doctor --help."),
         (["ls", "@work"], "km: km ls takes no more words, and got '@work'. For a tag: km ls --tag work"),
+        (["ls", "@work", "b"], "km: km ls takes no more words, and got '@work b'. See km ls --help."),
         (["show"], "km: missing argument 'NAME'. See km show --help."),
         (["ls", "--taag"], "km: there is no option '--taag' of km ls. Did you mean --tag?"),
         (["ls", "--xyz"], "km: there is no option '--xyz' of km ls. See km ls --help."),

@@ -61,8 +61,7 @@ def test_an_i_without_a_dot_is_a_letter_of_its_own() -> None:
 @given(anything)
 def test_case_and_spelling_make_no_difference(title: str) -> None:
     name = names.friendly(title)
-    if DOTLESS not in name:
-        assert names.key(name.upper()) == names.key(name)
+    assert names.key(name.upper()) == names.key(name.replace(DOTLESS, "i"))
     assert names.key(unicodedata.normalize("NFD", name)) == names.key(name)
 
 

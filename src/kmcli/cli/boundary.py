@@ -104,7 +104,8 @@ def _usage_error(error: Any) -> UsageError:
         return UsageError(f"there is no option {render.one_line(unknown)!r} of {path}.", near)
     if extra := _EXTRA.fullmatch(error.format_message()):
         words = render.one_line(extra[1])
-        tagged = words.startswith("@") and any("--tag" in option.opts for option in error.ctx.command.params)
+        has_tags = any("--tag" in option.opts for option in error.ctx.command.params)
+        tagged = has_tags and words.startswith("@") and " " not in words
         hint = f"For a tag: {path} --tag {words[1:]}" if tagged else f"See {path} --help."
         return UsageError(f"{path} takes no more words, and got {words!r}.", hint)
     message = render.one_line(error.format_message())
