@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from kmcli.adapters import lora
 from kmcli.bases import Loaded
@@ -208,6 +210,56 @@ def test_layers_with_dropout_compute_as_pefts(tiny: Loaded) -> None:
     assert torch.equal(*found)
     assert not torch.equal(found[0], scored_states(model, tiny, rows_of(9, 7)))
     model.unload().eval()
+
+
+class TwoLayers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(24, 12), torch.nn.Linear(12, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.last(self.first(x).tanh())
+        return states
+
+
+@pytest.mark.parametrize("lengths", [(4, 4, 4), (7, 2, 4)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64]
+)  # the second is no kind of which kernels.py knows more
+def test_each_adapter_adds_to_its_own_tokens(dtype: torch.dtype, lengths: tuple[int, ...]) -> None:
+    torch.manual_seed(5)
+    names = ("one", "two", "three")
+    model: Any = TwoLayers()
+    for number, name in enumerate(names, 1):
+        config = LoraConfig(r=3, lora_alpha=2 * number, target_modules=["first", "last"], init_lora_weights=False)
+        if name == "one":
+            model = get_peft_model(model, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.get_base_layer().to(dtype)
+    x = torch.randn(1, sum(lengths), 24, dtype=dtype)
+
+    model.base_model.set_adapter(list(names))
+    assert kernels.can_stack(model, names)
+    with fast_layers(model, torch.nn.Module()) as stacked:
+        stacked.set(lengths, x.device)
+        mine = model(x)
+        mine.square().sum().backward()
+        with pytest.raises(kernels.NotStackedError):
+            model(x[:, 1:])
+    grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    assert len(grads) == 12
+    for name, some in zip(names, zip(mine.split(lengths, 1), x.split(lengths, 1), strict=True), strict=True):
+        model.zero_grad()
+        model.base_model.set_adapter(name)
+        alone = model(some[1])
+        alone.square().sum().backward()
+        torch.testing.assert_close(some[0], alone, rtol=1e-4, atol=1e-5)
+        own = {key: p.grad for key, p in model.named_parameters() if f".{name}." in key}
+        assert len(own) == 4
+        torch.testing.assert_close({key: grads[key] for key in own}, own, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN")

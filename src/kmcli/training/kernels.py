@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,10 +82,12 @@ class Stacked:
             scatter = [row * wide + i for row, size in enumerate(lengths) for i in range(size)]
             self._rows = torch.tensor(gather, device=device), torch.tensor(scatter, device=device)
 
-    def update(self, layer: Any, names: Sequence[str], x_1MI: torch.Tensor) -> torch.Tensor:
-        """What the adapters add (1, M, O), all of them in two batched products."""
+    def check(self, x_1MI: torch.Tensor) -> None:
         if x_1MI.shape[:-1] != (1, sum(self.lengths)):
             raise NotStackedError
+
+    def update(self, layer: Any, names: Sequence[str], x_1MI: torch.Tensor) -> torch.Tensor:
+        """What the adapters add (1, M, O), all of them in two batched products."""
         a_GRI = torch.stack([layer.lora_A[name].weight for name in names])
         b_GOR = torch.stack([layer.lora_B[name].weight * layer.scaling[name] for name in names])
         x_MI = x_1MI[0].to(a_GRI.dtype)
@@ -161,8 +163,13 @@ def _adapted(layer: Any, stacked: Stacked) -> Callable[..., torch.Tensor]:
     def forward(x: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
         names = layer.active_adapters
         if len(names) > 1 and not layer.disable_adapters:
-            result: torch.Tensor = _frozen(base, x) if suitable else base(x, *given, **more)
-            return result + stacked.update(layer, names, x)
+            stacked.check(x)
+            if not suitable:
+                return cast("torch.Tensor", base(x, *given, **more) + stacked.update(layer, names, x))
+            pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for name in names]
+            scales = [float(layer.scaling[name]) for name in names]
+            flat = _WithAdapters.apply(x[0], base.weight, stacked.lengths, scales, *chain.from_iterable(pairs))
+            return cast("torch.Tensor", flat[None] if base.bias is None else flat[None] + base.bias)
         if not (suitable and _plain(layer, names[0])):
             return cast("torch.Tensor", plain(x, *given, **more))
         if layer.disable_adapters:
@@ -175,7 +182,7 @@ def _adapted(layer: Any, stacked: Stacked) -> Callable[..., torch.Tensor]:
             layer.lora_B[name].weight,
             float(layer.scaling[name]),
         )
-        result = flat.view(*x.shape[:-1], -1)
+        result: torch.Tensor = flat.view(*x.shape[:-1], -1)
         return result if base.bias is None else result + base.bias
 
     return forward
@@ -216,3 +223,46 @@ class _WithAdapter(torch.autograd.Function):
         grad_a = product(through_MR.t(), x_MI.t()).mul_(ctx.scale)
         grad_b = product(product(x_MI, a_RI).t(), g_MO.t()).t().mul(ctx.scale)
         return product(g_MO, ctx.merged.t()) if ctx.needs_input_grad[0] else None, None, grad_a, grad_b, None
+
+
+class _WithAdapters(torch.autograd.Function):
+    """x @ weight.T, plus scale * x @ A.T @ B.T in the rows of each adapter, of which `lengths` says how many there are;
+    gradients for x and for each A and B. The thin products are added in place: gathered for a batched product, rows of
+    unequal numbers would cost more than they do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_MI: torch.Tensor,
+        weight_OI: torch.Tensor,
+        lengths: Sequence[int],
+        scales: Sequence[float],
+        *pairs: torch.Tensor,
+    ) -> torch.Tensor:
+        y_MO = product(x_MI, weight_OI)
+        thin = []
+        parts = zip(x_MI.split(lengths), y_MO.split(lengths), pairs[::2], pairs[1::2], scales, strict=True)
+        for x_mI, y_mO, a_RI, b_OR, scale in parts:
+            thin.append(x_mI @ a_RI.t())
+            y_mO.addmm_(thin[-1], b_OR.t(), alpha=scale)
+        ctx.save_for_backward(x_MI, *pairs, *thin)
+        ctx.weight, ctx.lengths, ctx.scales = weight_OI, lengths, scales
+        return y_MO
+
+    @staticmethod
+    def backward(ctx: Any, g_MO: torch.Tensor) -> Any:
+        x_MI, *saved = ctx.saved_tensors
+        count = len(ctx.lengths)
+        pairs, thin = saved[: 2 * count], saved[2 * count :]
+        grad_x_MI = product(g_MO, ctx.weight.t()) if ctx.needs_input_grad[0] else None
+        parts = zip(
+            x_MI.split(ctx.lengths), g_MO.split(ctx.lengths), pairs[::2], pairs[1::2], thin, ctx.scales, strict=True
+        )
+        grads, begin = [], 0
+        for x_mI, g_mO, a_RI, b_OR, u_mR, scale in parts:
+            through_mR = g_mO @ b_OR
+            grads += [(through_mR.t() @ x_mI).mul_(scale), (u_mR.t() @ g_mO).t().mul(scale)]
+            if grad_x_MI is not None:
+                grad_x_MI[begin : begin + len(g_mO)].addmm_(through_mR, a_RI, alpha=scale)
+            begin += len(g_mO)
+        return grad_x_MI, None, None, None, *grads
