@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cli_cases import Km, environment
+from cli_cases import Km, document, environment
 from kmcli.errors import NotFoundError, ResourceError, UsageError
 from kmcli.export import place
 from kmcli.export.place import require_target, temporary, whole_folder, whole_or_nothing
+from kmcli.workflows import share
 from share_cases import adapters, km, left, modules
 
 __all__ = ["adapters", "km", "modules"]
@@ -168,3 +169,28 @@ def test_ctrl_c_leaves_nothing(km: Km, modules: object, tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert left(folder) == []
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
+    require_target(tmp_path / ("x" * 240), is_folder=False, force=False)
+    for length in (241, 300):
+        with pytest.raises(UsageError, match=r"is too long for a file\. Choose a shorter one"):
+            require_target(tmp_path / ("x" * length), is_folder=True, force=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["one", "two"], "one+two"),
+        (["one", "two", "three", "four"], "one+3-others"),
+        (["\u5b57" * 60, "two"], "\u5b57" * 60 + "+two"),
+        (["\u5b57" * 60] * 2, "\u5b57" * 60 + "+1-others"),
+        (["\U00020000" * 60], "\U00020000" * 50),
+    ],
+)
+def test_an_export_of_any_names_has_a_name_that_fits(names: list[str], title: str) -> None:
+    documents = [document(name) for name in names]
+    assert share._title(documents) == title
+    assert share._title(documents, "x" * 60).encode()[: share.LONGEST].decode("utf-8", "ignore").startswith(title[:50])
+    assert len(share._title(documents, "x" * 60).encode()) <= share.LONGEST
+    assert len(f".{title}-{'x' * 20}.gguf.12345678.part".encode()) <= 255

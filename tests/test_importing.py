@@ -101,6 +101,19 @@ def test_of_a_document_that_is_here(km: Km, folder: Path, tmp_path: Path) -> Non
     assert (run.code, sentences(run.err)) == (3, ["km: there is no document 'wroks'. Did you mean works?"])
 
 
+def test_what_is_refused_has_changed_no_text(km: Km, folder: Path) -> None:
+    assert km("import", str(folder)).code == 0
+    before = entry(km, "own-adapter")
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / WEIGHTS)  # its card would be another
+    run = km("import", str(folder))
+    assert run.code == 2
+    assert sentences(run.err) == ["km: own-adapter has a Knowledge Module already. Replace it with --force."]
+    assert entry(km, "own-adapter") == before
+    assert km("import", str(folder), "--force").code == 0
+    assert entry(km, "own-adapter")["text_sha256"] != before["text_sha256"]
+
+
 def test_an_unfinished_training_is_not_lost(km: Km, folder: Path, tmp_path: Path, km_home: Path) -> None:
     (tmp_path / "works.txt").write_text("Grondal Works was founded by Stefan Grondal.")
     document = km("add", str(tmp_path / "works.txt"), "--json").envelope["data"][0]["id"]

@@ -196,6 +196,26 @@ def test_too_large(tmp_path: Path) -> None:
     assert len(read(put(tmp_path / "fits.txt", b"x" * 1_000_000), limits=one).text) == 1_000_000
 
 
+def test_a_limit_costs_nothing_by_itself(tmp_path: Path) -> None:
+    """A petabyte is allowed, and no room is made for it."""
+    assert read(put(tmp_path / "small.txt", b"The heron waits."), limits=Limits(max_megabytes=10**9)).text
+
+
+def test_a_file_that_may_not_be_looked_at_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("good.md", "locked.md"):
+        put(tmp_path / name, b"The heron waits.")
+    (tmp_path / "link.md").symlink_to(tmp_path / "locked.md")
+    plain = Path.is_file
+
+    def is_file(self: Path) -> bool:
+        if self.name != "good.md":
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self)
+
+    monkeypatch.setattr(Path, "is_file", is_file)  # as it is in a folder that may be listed and not entered
+    assert ingest.expand(str(tmp_path)) == [str(tmp_path / "good.md"), str(tmp_path / "locked.md")]
+
+
 @pytest.mark.parametrize(
     "data", [b"text with \0 in it", bytes(range(1, 256)) * 20, b"\xff\xfe\x00\xd8\x41", b"\x7fELF\x02\x01"]
 )

@@ -68,6 +68,20 @@ def test_another_kind_keeps_the_one_before_and_the_same_kind_replaces_it(library
     assert library.check() == []
 
 
+def test_a_module_of_another_text_takes_none_of_this_one_away(library: Library, document: Document) -> None:
+    """As an import does whose folder says that it was trained on another text."""
+    prefix = commit(library, document, "cartridge")
+    commit(library, document, "lora", seed=1)
+    foreign = commit(library, replace(document, text_sha256="f" * 64), "lora", seed=2)
+    assert library.state(document) == "stale"
+    assert ids(library.kept_modules(document)) == [prefix.id]
+    assert prefix.path.is_dir()
+    own = commit(library, document, "compressed")  # and of the foreign one nothing is kept
+    assert ids(library.kept_modules(document)) == [prefix.id]
+    assert not foreign.path.exists()
+    assert library.module(document) == own
+
+
 def test_a_kept_one_is_taken_up(library: Library, document: Document) -> None:
     lora, prefix = commit(library, document, "lora", 3), commit(library, document, "cartridge", 4)
     library.take_up(document, lora)

@@ -42,7 +42,7 @@ def test_killed_at_random_moments(tmp_path: Path, engine: str) -> None:
     assert len(set(ids)) == len(ids) >= 6
     assert len(written) >= 3
     left = []
-    for kill in range(material_crashes.KILLS):
+    for kill in range(material_crashes.KILLS[engine]):
         home = results / f"{kill:02}"
         left.append(len(lines(results / f"{kill:02}-killed", "written.jsonl")))
         for name, expected in (("samples.jsonl", samples), ("written.jsonl", written)):
@@ -50,4 +50,4 @@ def test_killed_at_random_moments(tmp_path: Path, engine: str) -> None:
             assert file.read_bytes().split(b"\n") == [*expected, b""], (kill, name)
         with Library.open(home) as library:
             assert library.check() == []
-    assert len(set(left)) >= 3, left  # the kills came early, late and between
+    assert len(set(left)) >= (3 if engine == "scripted" else 2), left  # the kills came early, late and between

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from cli_cases import document
+from kmcli.routing import store
 from kmcli.routing.index import Found, LibraryIndex
 from kmcli.types import Document, text_hash
 
@@ -126,3 +128,18 @@ def test_another_version_is_made_anew(index: LibraryIndex, tmp_path: Path) -> No
     index.close()
     with LibraryIndex(tmp_path / "passages.db") as again:
         assert again.update(documents(**TEXTS), Library().text) == 3
+
+
+def test_a_file_that_is_in_use_is_not_taken_for_damaged(
+    index: LibraryIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    file = tmp_path / "passages.db"
+    before = file.stat().st_ino
+    index._database.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+        LibraryIndex(file)
+    index._database.execute("COMMIT")
+    with LibraryIndex(file) as again:
+        assert search(again, "captain") == ["ship"]
+    assert file.stat().st_ino == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,62 @@ def test_only_vectors_that_are_missing_are_made_and_those_of_the_gone_go(index: 
     index.forget(["d1", "d2"])
     (data,) = index.vectors("letters")[1]
     assert set(data) == {0}
+
+
+class Interrupted(Letters):
+    """While it encodes, something else happens to the index."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self.happens = happens
+
+    def encode(self, *given: Any, **more: Any) -> np.ndarray:
+        self.happens()
+        self.happens = lambda: None
+        return super().encode(*given, **more)
+
+
+def test_what_another_process_changes_while_vectors_are_made(index: LibraryIndex) -> None:
+    """A document goes, is another, or comes: of all others they are kept, and the next search makes up for the rest."""
+    long = " ".join(["bbbb"] * 200)  # three passages
+    for texts in (["aaaa", long, "cccc"], ["aaaa", "dd dd", "cccc"], ["aaaa"], ["aaaa", long, "cccc", "eeee"]):
+        index.forget(["d0", "d1", "d2", "d3"])
+        index.noted(f"before {texts}")
+        fill(index, "aaaa", "bbbb", "cccc")
+        with LibraryIndex(index._path) as other:
+
+            def change(other: LibraryIndex = other, texts: Sequence[str] = texts) -> None:
+                fill(other, *texts)
+                other.noted(f"after {texts}")
+
+            vectors.update(index, Interrupted(change))
+        vectors.update(index, Letters())
+        assert index.without_vectors("letters") == []
+        found = vectors.search(index, Letters(), "abcde", 10)
+        assert sorted({one.document for one in found}) == [f"d{number}" for number in range(len(texts))]
+        assert {one.text for one in found} >= {text for text in texts if len(text) < 10}
+
+
+def test_a_search_sees_one_state(index: LibraryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is forgotten between two of its statements is still there for it."""
+    fill(index, "The mill is red.", "The ferry is blue.", "The mill is blue.")
+    vectors.update(index, Letters())
+    plain = LibraryIndex._document
+
+    def document_of(self: LibraryIndex, row: int) -> tuple[str, int, int]:
+        with LibraryIndex(index._path) as other:
+            other.forget(["d0", "d2"])
+        return plain(self, row)
+
+    monkeypatch.setattr(LibraryIndex, "_document", document_of)
+    assert ids(index.search("mill", 3, str)) == ["d0", "d2"]
+    assert ids(index.search("mill", 3, str)) == []
+    fill(index, "The mill is red.", "The ferry is blue.", "The mill is blue.")
+    assert [one.document for one in index.passages("mill", 3)] == ["d0", "d2"]
+    fill(index, "The mill is red.", "The ferry is blue.", "The mill is blue.")
+    index.noted("again")
+    vectors.update(index, Letters())
+    assert sorted(one.document for one in vectors.search(index, Letters(), "mill", 3)) == ["d0", "d1", "d2"]
 
 
 def test_packed_vectors_are_what_they_were_within_a_hundredth_of_the_largest() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 
+import cli_cases
+import fuzz_server
 from kmcli.adapters import lora, stack
 from kmcli.bases import Loaded
 from kmcli.engines import Sampling
@@ -23,8 +27,10 @@ from kmcli.engines.hf import HfEngine
 from kmcli.engines.prefixes import Group
 from kmcli.engines.slots import Slots
 from kmcli.errors import KmError, ResourceError
-from kmcli.serving import wire
+from kmcli.serving import Entry, Limits, app, wire
+from kmcli.serving.counts import Counts
 from kmcli.serving.refusals import Refused
+from kmcli.serving.service import Service
 from kmcli.serving.text import Text
 from training_cases import RECIPE, make_tiny, one_thread
 
@@ -306,3 +312,33 @@ def test_no_request_is_a_crash(data: dict[str, Any], raw: bytes) -> None:
     for given_body in (json.dumps(data).encode(), body(**data), raw):
         with suppress(Refused):
             assert wire.read(given_body).turns[-1][0] == "user"
+
+
+def test_a_module_with_the_bases_name_is_listed_by_its_pinned_one() -> None:
+    """By the name alone the base is meant."""
+    module = replace(cli_cases.module(), id="m9")
+    entries = [Entry("embedded", module), Entry("notes", module)]
+
+    class Named(fuzz_server.Nothing):
+        def entries(self) -> list[Entry]:
+            return entries
+
+    service = Service(fuzz_server.BASE, fuzz_server.Echo(), Named(), Limits(), Counts())  # type: ignore[arg-type]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": "/v1/models",
+             "raw_path": b"/v1/models", "query_string": b"", "headers": [(b"host", b"localhost")], "scheme": "http",
+             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), "root_path": ""}  # fmt: skip
+    sent: list[Any] = []
+
+    async def asked() -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app.build(service, None, "token")(scope, receive, send)
+
+    asyncio.run(asked())
+    listed = [model["id"] for model in json.loads(sent[1]["body"])["data"]]
+    assert listed == ["embedded", "embedded@m9", "notes", "notes@m9"]
+    assert service.find("embedded") is None

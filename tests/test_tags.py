@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli_cases import Km, command, in_terminal, runner
+from cli_cases import Km, command, environment, in_terminal, runner
 from kmcli.errors import NotFoundError, UsageError
 from kmcli.library import Library, names
 from kmcli.types import Event, Ingested, silent
@@ -240,3 +242,20 @@ def test_a_tag_may_stand_where_one_document_is_named(km: Km, tmp_path: Path) -> 
     assert sorted(tags(km)) == ["ferry", "goldfinch", "heron"]
     assert km("show", "@none").err.startswith("km: no document has the tag 'none'.")
     assert len(km("ls", "--tag", "@birds", "--json").envelope["data"]) == 2
+
+
+def test_more_documents_than_files_may_be_open_go_at_once(km: Km, km_home: Path, tmp_path: Path) -> None:
+    """Each is locked, and the usual limit of open files is low."""
+    lines = (json.dumps({"id": f"d{number}", "text": f"This is {number}."}) for number in range(100))
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    assert km("add", str(tmp_path / "many.jsonl"), "--tag", "many").code == 0
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    run = subprocess.run(
+        command("rm", "@many", "--yes"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert tags(km) == {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,32 @@ def test_what_is_there_already_is_given_the_tags_too(km: Km, folder: Path, km_ho
         assert [one.tags for one in library.documents()] == [("birds", "papers"), ("papers",)]
     copy.unlink()
     assert watched(folder)[0] == [[]]
+
+
+def test_a_document_that_is_in_use_is_updated_later(folder: Path, km_home: Path) -> None:
+    file = write(folder / "one.md", "The heron waits.")
+    watched(folder)
+    write(file, "The heron flies away.")
+    with Library.open(km_home) as library, ExitStack() as use:
+        use.enter_context(library.lock(library.find("one"), "train"))
+        told, counts = watched(folder, lambda: None, lambda: None, use.close, lambda: None)
+    assert told == [[("failed", "one.md", "")], [], [], [("updated", "one.md", "one")], []]
+    assert counts == {"failed": 1, "updated": 1}
+
+
+def test_the_last_file_is_gone_once(folder: Path) -> None:
+    file = write(folder / "one.md", "The heron waits.")
+    told, _ = watched(folder, file.unlink, lambda: None, lambda: None)
+    assert told == [[("added", "one.md", "one")], [("gone", "one.md", "one")], [], []]
+
+
+def test_the_lines_of_a_file_are_there_as_long_as_it_is(km: Km, folder: Path) -> None:
+    lines = '{"id": "heron", "text": "The heron waits."}\n{"id": "otter", "text": "The otter swims."}\n'
+    file = write(folder / "birds.jsonl", lines)
+    assert km("add", str(file)).code == 0
+    assert watched(folder)[1] == {}
+    file.unlink()
+    assert watched(folder)[1] == {"gone": 2}
 
 
 def test_a_bad_tag_is_refused_before_the_folder_is_watched(km: Km, folder: Path) -> None:

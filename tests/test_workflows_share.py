@@ -138,6 +138,18 @@ def test_ctrl_c_while_it_is_checked_says_that_the_file_is_there(
     assert out.exists()
 
 
+def test_material_that_cannot_be_read_makes_no_export_fail(
+    km: Km, modules: object, km_home: Path, tmp_path: Path
+) -> None:
+    (folder,) = km_home.glob(f"documents/{entry(km, 'one')['id']}")
+    (folder / "samples.jsonl").write_text("{no line of it}\n" * 3)
+    run = km("export", "one", "--format", "peft", "-o", str(tmp_path / "out"))
+    assert run.code == 0, run.err
+    assert "NOT CHECKED: " in run.err
+    assert "damaged" in run.err
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmcli.bases import Base, folder
 from kmcli.export.place import MARK
+from kmcli.visible import readable
 
 if TYPE_CHECKING:
     import gguf
@@ -86,7 +87,7 @@ def write_card(out: Path, base: Base, metadata: Mapping[str, str], library: str,
         if metadata.get(key):
             lines.append(f"- SHA-256 {words}: {metadata[key]}.")
     lines += ["- It contains what the document says: share it as you would share the document.", "", how, ""]
-    (out / "README.md").write_text("\n".join(lines), "utf-8")
+    (out / "README.md").write_text(readable("\n".join(lines)), "utf-8")
     write_mark(out, metadata)
 
 

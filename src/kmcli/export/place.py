@@ -25,6 +25,8 @@ KEY = b"km.version"
 """A GGUF key by which a file is known as one that km has exported. It stands near the beginning, before the vocabulary."""
 
 _BEGINNING = 1 << 16
+_LONGEST = 240
+"""Bytes of a name: nearly every file system takes 255, the 15 of a temporary name's ends among them."""
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 """A temporary name, and what it is to become."""
 
@@ -36,6 +38,8 @@ def require_target(out: Path, is_folder: bool, force: bool) -> None:
     """
     if str(out) == "-":
         raise UsageError("an export cannot be written to standard output.", "Name a file or folder with --out.")
+    if len(os.fsencode(out.name)) > _LONGEST:
+        raise UsageError(f"the name {out.name} is too long for a file.", "Choose a shorter one with --out.")
     if not out.parent.is_dir():
         raise NotFoundError(f"there is no folder {out.parent}.", "Create it first, or choose another place with --out.")
     if not os.path.lexists(out):

@@ -173,10 +173,17 @@ def expand(source: str) -> list[str]:
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in files:
             path = Path(folder, name)
-            wanted = not name.startswith(".") and path.suffix.lower() in _BY_SUFFIX and path.is_file()
-            if wanted and (not path.is_symlink() or path.resolve().is_relative_to(inside)):
+            if not name.startswith(".") and path.suffix.lower() in _BY_SUFFIX and _inside(path, inside):
                 found.append(str(path))
     return sorted(found)
+
+
+def _inside(path: Path, top: Path) -> bool:
+    """Whether this is a file, and none that a link fetches from outside `top`."""
+    try:
+        return path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(top))
+    except OSError:  # it may not be looked at
+        return not path.is_symlink()  # reading it says why
 
 
 def _ingested(source: str, data: bytes, task: Task, stem: str, report: Reporter, parse: Parse) -> Ingested:

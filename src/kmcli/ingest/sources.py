@@ -11,6 +11,8 @@ from typing import BinaryIO
 from kmcli.errors import KmError, NotFoundError, UsageError, did_you_mean
 from kmcli.ingest.limits import Limits
 
+_BLOCK = 1 << 20
+
 
 def absolute(source: str) -> Path:
     """The path as the person gave it, made absolute; symbolic links keep their own names.
@@ -67,12 +69,14 @@ def _regular(path: Path, mode: int) -> None:
 
 
 def _limited(stream: BinaryIO, name: str, limits: Limits) -> bytes:
-    data = stream.read(limits.bytes + 1)
+    data = bytearray()
+    while len(data) <= limits.bytes and (block := stream.read(_BLOCK)):  # as much as there is, not as there may be
+        data += block
     if len(data) > limits.bytes:  # by how much, nobody knows
         limits.check_size(2 * limits.bytes, name)
     if not data:
         raise KmError(f"{name} is empty.", "Is it the right file, and was it written completely?")
-    return data
+    return bytes(data)
 
 
 def _beside(path: Path) -> list[str]:

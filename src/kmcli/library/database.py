@@ -21,7 +21,7 @@ BUSY_SECONDS = 60.0
 """How long a writer waits for another process's transaction before it gives up."""
 
 # What SQLite says -> what to do about it. Any other error is a bug in km.
-_HINTS = {
+HINTS = {
     "database is locked": "Another km is writing to it; try again when that has finished.",
     "database or disk is full": "Free some space and try again.",
     "attempt to write a readonly database": "Check its permissions.",
@@ -118,7 +118,7 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            hint = _HINTS.get(str(error))
+            hint = HINTS.get(str(error))
             if hint is None:
                 check(self._connection)  # whose tables are others
                 raise

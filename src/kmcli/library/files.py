@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kmcli.errors import ResourceError
@@ -21,7 +22,8 @@ FILE_MODE = 0o600
 SYNCED_AT_ONCE = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, *_FULL)
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, *_TOO_MANY, *_FULL)
 
 
 @contextmanager
@@ -42,7 +44,11 @@ def refused(error: OSError, folder: Path) -> ResourceError | None:
         return gone(folder)
     if error.errno not in _REFUSED:
         return None
-    hint = "Free some space and try again." if error.errno in _FULL else "Check its permissions and the disk."
+    hint = "Check its permissions and the disk."
+    if error.errno in _FULL:
+        hint = "Free some space and try again."
+    elif error.errno in _TOO_MANY:
+        hint = "Let km open more files (ulimit -n), or name fewer documents at once."
     return ResourceError(f"{folder} cannot be written to: {reason(error)}.", hint)
 
 
@@ -52,6 +58,13 @@ def gone(folder: Path) -> ResourceError:
 
 def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
+
+
+def open_many() -> None:
+    """Let this process have as many files open as it may; at first it is often only a few hundred."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # some systems have a limit of their own below that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def make_folder(folder: Path, synced: bool = True) -> None:

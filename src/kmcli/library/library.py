@@ -104,6 +104,11 @@ class Library(Trained):
         """Whether a document is called so, whatever its case."""
         return self.catalogue.named(name) is not None
 
+    def known(self, ingested: Ingested) -> Document | None:
+        """The document that has the same bytes or, else, came from the same source."""
+        same = self.catalogue.of_bytes(ingested.sha256)
+        return same or (self.catalogue.of_source(ingested.source) if ingested.source != "-" else None)
+
     def add(
         self, ingested: Ingested, name: str | None = None, tags: Sequence[str] = (), update: Document | None = None
     ) -> Added:
@@ -117,7 +122,7 @@ class Library(Trained):
         wanted = names.checked(name) if name is not None else None
         with ExitStack() as held, files.explained(self.home):
             with self._database.transaction():
-                known = self._known(ingested)
+                known = self.known(ingested)
                 same = known if known and known.sha256 == ingested.sha256 else None
                 if update:
                     if known and known.id != update.id:
@@ -158,7 +163,7 @@ class Library(Trained):
         try:
             with files.explained(self.home), self._database.transaction():
                 for ingested in batch:
-                    if self._known(ingested):
+                    if self.known(ingested):
                         made.append(None)
                         continue
                     name = self.catalogue.free_name(ingested.suggested_name)
@@ -279,11 +284,6 @@ class Library(Trained):
         if current is None:
             raise removed(document)
         return current
-
-    def _known(self, ingested: Ingested) -> Document | None:
-        """The document that has the same bytes or, else, came from the same source."""
-        same = self.catalogue.of_bytes(ingested.sha256)
-        return same or (self.catalogue.of_source(ingested.source) if ingested.source != "-" else None)
 
     def _refuse_taken(self, name: str, allowed: Document | None) -> None:
         owner = self._database.document("name_key", names.key(name))

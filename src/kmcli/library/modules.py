@@ -81,7 +81,11 @@ def commit(
     cut: Sequence[Chunk],
     module_id: str = "",
 ) -> None:
-    """Move a finished folder into place, record it, and only then delete the module that it replaces."""
+    """Move a finished folder into place, record it, and only then delete what it replaces: the module of its kind, and kept
+    ones of another text than the document's.
+
+    document: with the hash of the text that the module was trained on, which need not be the document's own now.
+    """
     module_id = module_id or secrets.token_hex(8)
     recipe_json, metrics_json = _as_json(recipe.as_json()), _as_json(dict(metrics))
     if cut:
@@ -95,7 +99,8 @@ def commit(
     with database.transaction():
         files.move(folder, layout.module(module_id))
         _set_aside(database, document)
-        old = "document_id = ? AND (adapter = ? OR text_sha256 <> ?)", document.id, recipe.adapter, document.text_sha256
+        now_read = "(SELECT text_sha256 FROM documents WHERE id = document_id)"
+        old = f"document_id = ? AND (adapter = ? OR text_sha256 <> {now_read})", document.id, recipe.adapter
         replaced = database.rows(f"SELECT id FROM kept WHERE {old[0]}", *old[1:])
         database.rows(f"DELETE FROM kept WHERE {old[0]}", *old[1:])
         database.rows(

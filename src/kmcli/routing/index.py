@@ -76,26 +76,28 @@ class LibraryIndex(Store):
 
     def search(self, question: str, k: int, names: Callable[[str], str]) -> list[Found]:
         """The k documents that most likely answer a question, the likeliest first. names: a document's name, by its id."""
-        words = self._words(question)
-        best: dict[str, tuple[float, int, int, int]] = {}
-        for row, score in islice(self._best(words), SEARCHED):
-            document, first, last = self._document(row)
-            best.setdefault(document, (score, row, first, last))
-            if len(best) == k:
-                break
-        total = sum(word.weight for word in words)
-        found = []
-        for document, (score, row, first, last) in best.items() if k > 0 else ():
-            has = sum(word.weight for word in words if self._has(word, first, last))
-            page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
-            found.append(Found(document, score, has / total, Passage(names(document), text, score, page)))
+        with self.snapshot():
+            words = self._words(question)
+            best: dict[str, tuple[float, int, int, int]] = {}
+            for row, score in islice(self._best(words), SEARCHED):
+                document, first, last = self._document(row)
+                best.setdefault(document, (score, row, first, last))
+                if len(best) == k:
+                    break
+            total = sum(word.weight for word in words)
+            found = []
+            for document, (score, row, first, last) in best.items() if k > 0 else ():
+                has = sum(word.weight for word in words if self._has(word, first, last))
+                page, text = self._rows("SELECT page, text FROM passages WHERE row = ?", row)[0]
+                found.append(Found(document, score, has / total, Passage(names(document), text, score, page)))
         return found
 
     # --- passages
 
     def passages(self, query: str, k: int) -> list[Hit]:
         """The k passages that have most of a query's words, rare ones above all; the best first."""
-        return [self.hit(row, score) for row, score in islice(self._best(self._words(query)), k)]
+        with self.snapshot():
+            return [self.hit(row, score) for row, score in islice(self._best(self._words(query)), k)]
 
     def hit(self, row: int, score: float) -> Hit:
         """A passage of the index by its number."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,6 +24,9 @@ TOGETHER = 64
 
 BLOCK = 256
 """Passages whose vectors are kept together."""
+
+BUSY_SECONDS = 60.0
+"""How long another process's transaction is waited for."""
 
 _VERSION = 2
 """Of the file's tables and of how texts are cut: a file of another version is made anew."""
@@ -46,7 +51,24 @@ _SIZES = (
 )
 """Of a document's vectors: which encoders made them, and how many bytes one has."""
 
+_DAMAGED = ("file is not a database", "malformed", "another version")
+
 Opened = TypeVar("Opened", bound="Store")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The passages of a document's text, from first to last."""
+
+    document: str
+    """Its id."""
+    text_sha256: str
+    first: int
+    last: int
+
+    @property
+    def passages(self) -> int:
+        return self.last - self.first + 1
 
 
 class Store:
@@ -56,7 +78,10 @@ class Store:
         self._path = path
         try:
             self._database = _opened(path)
-        except sqlite3.DatabaseError:  # damaged: nothing is lost that cannot be made again
+        except sqlite3.DatabaseError as error:
+            if not any(words in str(error) for words in _DAMAGED):
+                raise  # in use for long, or the disk is full
+            # nothing is lost that cannot be made again
             for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
                 file.unlink(missing_ok=True)
             self._database = _opened(path)
@@ -131,30 +156,47 @@ class Store:
 
     # --- vectors
 
-    def texts(self, first: int, last: int) -> list[str]:
-        return [text for (text,) in self._rows("SELECT text FROM passages WHERE row BETWEEN ? AND ?", first, last)]
+    def texts(self, span: Span) -> list[str]:
+        """Of its passages; other ones where the document has changed since."""
+        statement = "SELECT text FROM passages WHERE row BETWEEN ? AND ?"
+        return [text for (text,) in self._rows(statement, span.first, span.last)]
 
-    def without_vectors(self, encoder: str) -> list[tuple[str, int, int]]:
-        """Of each document whose passages have no vectors by this encoder: its id, and its first and last passage."""
+    def without_vectors(self, encoder: str) -> list[Span]:
+        """Of each document whose passages have no vectors by this encoder."""
         if self._rows("SELECT 1 FROM encoders WHERE encoder = ? AND mark = ?", encoder, self.mark):
             return []
-        return self._rows(
-            "SELECT id, first, last FROM documents WHERE first IS NOT NULL AND NOT EXISTS "
+        rows = self._rows(
+            "SELECT id, text_sha256, first, last FROM documents WHERE first IS NOT NULL AND NOT EXISTS "
             "(SELECT 1 FROM encoded WHERE encoder = ? AND document = id) ORDER BY first",
             encoder,
         )
+        return [Span(*row) for row in rows]
 
-    def all_have_vectors(self, encoder: str) -> None:
-        """Remember it, until something changes."""
-        self._database.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (encoder, self.mark))
+    def all_have_vectors(self, encoder: str, mark: str) -> None:
+        """Remember that it was so at this mark."""
+        self._database.execute("INSERT OR REPLACE INTO encoders VALUES (?, ?)", (encoder, mark))
 
-    def keep_vectors(self, encoder: str, rows: Sequence[tuple[str, int, bytes]]) -> None:
-        """Of documents: the id, the first passage, and the bytes of its vectors, one after the other."""
+    def keep_vectors(self, encoder: str, found: Sequence[tuple[Span, bytes]]) -> int:
+        """The bytes of documents' vectors, one after the other. Returns of how many passages they were kept: not of those
+        that another process has changed or removed since."""
+        kept = 0
         with self._transaction():
-            for document, first, data in rows:
-                last = self._rows("SELECT last FROM documents WHERE id = ?", document)[0][0]
-                self._write_vectors(encoder, first, last, data)
-                self._database.execute("INSERT OR REPLACE INTO encoded VALUES (?, ?)", (document, encoder))
+            for span, data in found:
+                now = self._rows("SELECT id, text_sha256, first, last FROM documents WHERE id = ?", span.document)
+                if now and Span(*now[0]) == span:
+                    self._write_vectors(encoder, span.first, span.last, data)
+                    self._database.execute("INSERT OR REPLACE INTO encoded VALUES (?, ?)", (span.document, encoder))
+                    kept += span.passages
+        return kept
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within it the file is read as it was at the first look, whatever other processes write."""
+        self._database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._database.execute("COMMIT")
 
     def vectors(self, encoder: str) -> tuple[list[int], list[bytes]]:
         """The blocks of vectors that there are: the passage that each begins with, and its bytes, all 0 where a passage has
@@ -236,7 +278,7 @@ class Store:
 def _opened(path: Path) -> sqlite3.Connection:
     """Raises sqlite3.DatabaseError for what is no index, or one of another version."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    database = sqlite3.connect(path, timeout=60.0, isolation_level=None)
+    database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")

@@ -6,13 +6,12 @@ few milliseconds for ten thousand passages.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kmcli.retrieval.dense import Encoder
 from kmcli.routing.index import Hit, LibraryIndex
-from kmcli.routing.store import BLOCK
+from kmcli.routing.store import BLOCK, Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,30 +22,38 @@ TOGETHER = 256
 
 def update(index: LibraryIndex, encoder: Encoder, progress: Callable[[int, int], None] | None = None) -> int:
     """Make the vectors that are missing. Returns of how many passages."""
+    mark = index.mark
     missing = index.without_vectors(encoder.revision)
-    total, made = sum(last - first + 1 for _, first, last in missing), 0
-    texts: list[str] = []
-    group: list[tuple[str, int, int]] = []
-    for place, (document, first, last) in enumerate(missing, 1):
-        group.append((document, first, last))
-        texts += index.texts(first, last)
-        if len(texts) < TOGETHER and place < len(missing):
-            continue
+    total, done, made = sum(span.passages for span in missing), 0, 0
+    for group in _groups(missing):
         if progress:
-            progress(made, total)
-        packed = pack(encoder.encode(texts, questions=False))
-        ends = itertools.accumulate(last - first + 1 for _, first, last in group)
-        index.keep_vectors(
-            encoder.revision,
-            [
-                (document, first, packed[end - (last - first + 1) : end].tobytes())
-                for (document, first, last), end in zip(group, ends, strict=True)
-            ],
-        )
-        made += len(texts)
-        texts, group = [], []
-    index.all_have_vectors(encoder.revision)
+            progress(done, total)
+        done += sum(span.passages for span in group)
+        read = [(span, index.texts(span)) for span in group]
+        read = [(span, texts) for span, texts in read if len(texts) == span.passages]
+        if not read:
+            continue
+        packed = pack(encoder.encode([text for _, texts in read for text in texts], questions=False))
+        end, found = 0, []
+        for span, texts in read:
+            end += len(texts)
+            found.append((span, packed[end - len(texts) : end].tobytes()))
+        made += index.keep_vectors(encoder.revision, found)
+    if made == total:  # else something has changed meanwhile: the next search makes up for it
+        index.all_have_vectors(encoder.revision, mark)
     return made
+
+
+def _groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Documents that are encoded together, of some TOGETHER passages."""
+    group: list[Span] = []
+    for span in spans:
+        group.append(span)
+        if sum(one.passages for one in group) >= TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def search(index: LibraryIndex, encoder: Encoder, query: str, k: int) -> list[Hit]:
@@ -55,15 +62,16 @@ def search(index: LibraryIndex, encoder: Encoder, query: str, k: int) -> list[Hi
 
     if k < 1:
         return []
-    begins, data = index.vectors(encoder.revision)
     (asked,) = encoder.encode([query], questions=True)
-    scores = np.concatenate([np.zeros(0, np.float32), *(_near(block, asked) for block in data)])
-    best = np.argsort(-scores, kind="stable") if len(scores) <= k else _best(scores, k)
-    return [
-        index.hit(begins[place // BLOCK] + int(place % BLOCK), float(scores[place]))
-        for place in best
-        if scores[place] > -np.inf
-    ]
+    with index.snapshot():
+        begins, data = index.vectors(encoder.revision)
+        scores = np.concatenate([np.zeros(0, np.float32), *(_near(block, asked) for block in data)])
+        best = np.argsort(-scores, kind="stable") if len(scores) <= k else _best(scores, k)
+        return [
+            index.hit(begins[place // BLOCK] + int(place % BLOCK), float(scores[place]))
+            for place in best
+            if scores[place] > -np.inf
+        ]
 
 
 def _near(block: bytes, asked: np.ndarray) -> np.ndarray:

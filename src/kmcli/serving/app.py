@@ -129,7 +129,8 @@ class _Api:
     async def models(self, request: Request) -> Response:
         data = [self._base()]
         for entry in self._service.entries():
-            data += [_model(entry.name, entry), _model(entry.pinned, entry)]
+            names = [entry.name, entry.pinned]
+            data += [_model(name, entry) for name in names if name != self._service.base_id]
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import IO, Any
 
 from kmcli.errors import KmError, ResourceError, UsageError
+from kmcli.library.files import open_many
 
 _ASKS = (2, 59)
 """The first Ray that asks for a token where a cluster is begun by `init`."""
@@ -33,8 +33,7 @@ def connected(address: str) -> Iterator[Any]:
             "Run it on the head node, with --ray auto.",
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started from here tells nobody of it
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the lock of every document that is out is an open file
+    open_many()  # the lock of every document that is out is an open file
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}

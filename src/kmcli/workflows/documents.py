@@ -13,6 +13,7 @@ from kmcli.bases import EMBEDDED
 from kmcli.errors import KmError, NotFoundError, UsageError
 from kmcli.library import Added, names
 from kmcli.library.exams import Exam, Head
+from kmcli.library.files import open_many
 from kmcli.types import Document, KnowledgeModule, State
 from kmcli.workflows import adding
 from kmcli.workflows.house import Failure, House
@@ -166,6 +167,7 @@ def rm(house: House, given: Sequence[str]) -> list[Document]:
     The files that they came from stay.
     """
     documents = find_all(house.library, given)
+    open_many()  # each lock is an open file
     with ExitStack() as held:
         for document in documents:
             held.enter_context(house.library.lock(document, "rm"))

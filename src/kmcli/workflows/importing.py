@@ -22,8 +22,9 @@ from kmcli.adapters.folder import CONFIG, WEIGHTS
 from kmcli.bases import Base
 from kmcli.bases.folder import read_json
 from kmcli.errors import KmError, NotFoundError, ResourceError, UsageError
-from kmcli.library import files
+from kmcli.library import Added, files
 from kmcli.types import IMPORTED, Document, Event, Ingested, KnowledgeModule, Recipe
+from kmcli.visible import readable
 from kmcli.workflows.house import House
 from kmcli.workflows.naming import MARK, find_one
 
@@ -64,7 +65,7 @@ def import_module(
         with _as_import():
             compose(base, [folder], plain)
         recipe = _recipe(base, config, told, plain)
-        target, added = _document(house, folder, base, recipe, told, document, name)
+        target, added = _document(house, folder, base, recipe, told, document, name, force)
         with house.library.lock(target, "import"):
             _require_free(house, target, force)
             house.library.clear_workspace(target)
@@ -197,21 +198,29 @@ def _document(
     told: Mapping[str, Any],
     given: str | None,
     name: str | None,
+    force: bool,
 ) -> tuple[Document, bool]:
     """The document, and whether it is new here."""
     library = house.library
+
+    def add(ingested: Ingested) -> Added:
+        here = library.known(ingested)
+        if here:
+            _require_free(house, here, force)  # before its text is another
+        return library.add(ingested, name)
+
     if given is not None and (library.has(given) or given.startswith(MARK)):
         if name is not None:
             raise UsageError(f"{given} has a name already.", "Leave --name out, or rename it with km mv.")
         return find_one(library, given), False
     if given is None:
-        found = library.add(_card_as_document(folder, base, recipe, told), name)
+        found = add(_card_as_document(folder, base, recipe, told))
     elif os.path.exists(os.path.expanduser(given)) or "://" in given:
         from kmcli import ingest
         from kmcli.ingest.worker import Worker
 
         with Worker() as worker:
-            found = library.add(ingest.read(given, None, house.report, house.limits(), worker.parse), name)
+            found = add(ingest.read(given, None, house.report, house.limits(), worker.parse))
     else:
         return library.find(given), False  # which says that there is none
     here = found.document.name
@@ -266,7 +275,7 @@ def _card(document: Document, folder: Path, base: Base, recipe: Recipe) -> str:
     lines = [
         f"# Knowledge Module of {document.name}",
         "",
-        f"The adapter is {what}, in PEFT's format, imported from {folder.name}.",
+        f"The adapter is {what}, in PEFT's format, imported from {readable(folder.name)}.",
         "",
         f"- Base: {base.label or base.portable_name}, revision {base.revision}. It fits no other weights.",
     ]

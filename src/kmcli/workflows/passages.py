@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from kmcli.errors import ResourceError
+from kmcli.library.database import HINTS
 from kmcli.library.files import explained
 from kmcli.routing.index import SEARCHED, Found, LibraryIndex
 from kmcli.types import Document, Event
@@ -28,9 +31,25 @@ def search(house: House, question: str, k: int = SEARCHED) -> list[Found]:
 @contextmanager
 def index_of_library(house: House) -> Iterator[LibraryIndex]:
     """Brought up to date."""
-    with explained(house.library.cache), LibraryIndex(house.library.cache / FILE) as index:
+    with _opened(house) as index:
         _bring_up_to_date(house, index)
         yield index
+
+
+@contextmanager
+def _opened(house: House) -> Iterator[LibraryIndex]:
+    """Raises ResourceError where the disk, or another process, is in the way."""
+    file = house.library.cache / FILE
+    try:
+        with explained(house.library.cache), LibraryIndex(file) as index:
+            yield index
+    except sqlite3.DatabaseError as error:
+        hint = HINTS.get(str(error))
+        if hint is None:
+            raise
+        if "Restore" in hint:  # found to be damaged only now
+            hint = "Delete it: km makes it anew."
+        raise ResourceError(f"the index of the library's passages {file} cannot be used: {error}.", hint) from error
 
 
 def _bring_up_to_date(house: House, index: LibraryIndex) -> None:
@@ -67,7 +86,6 @@ def shares(house: House, question: str, documents: Sequence[Document]) -> list[f
 
 def forget(house: House, documents: Iterable[Document]) -> None:
     """Take documents that are removed out of the index."""
-    file = house.library.cache / FILE
-    if file.exists():
-        with explained(house.library.cache), LibraryIndex(file) as index:
+    if (house.library.cache / FILE).exists():
+        with _opened(house) as index:
             index.forget([document.id for document in documents])

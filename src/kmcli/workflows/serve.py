@@ -69,6 +69,9 @@ def serve(
         counts = Counts()
         backend = open_backend(house, base, limits, counts)
         service = Service(base, backend, catalogue, limits, counts)
+        for entry in catalogue.entries():
+            if entry.name == service.base_id:
+                house.warn(f"{entry.name} is the base's name here: its Knowledge Module is the model {entry.pinned}")
         found, others = sum(WITH not in one.name for one in catalogue.entries()), len(catalogue.others())
         token = secrets.token_urlsafe(32)
         with warm.noted(house, url, base, token):

@@ -42,6 +42,8 @@ from kmcli.workflows.naming import find_all
 
 CHECK_QUESTIONS = 3
 QUANTS: tuple[Quant, ...] = get_args(Quant)
+LONGEST = 200
+"""Bytes of the name that an export has by itself: a file system takes 255, the endings among them."""
 NAMED = 3
 """So many documents are named in a file's name; of more, the first and how many others."""
 
@@ -110,7 +112,7 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
         adapters.require(member.module, member.document.name, "merged" if wish.format == "hf" else wish.format)
         if len(members) > 1:
             adapters.require(member.module, member.document.name, "sum")
-    title = _title(documents) + (f"-{house.extractor}" if house.extractor else "")
+    title = _title(documents, house.extractor or "")
     target = wish.out or Path(title + form.ending)
     exporting.require_target(target, form.is_folder, wish.force)
     extra = adapters.beside(members[0].module.path)
@@ -127,12 +129,10 @@ def export(house: House, names: Sequence[str], wish: Wish) -> ExportReport:
         if extra:
             adapter = adapters.without_it(adapter, until.enter_context(temporary(target, is_folder=True)))
         exported = _write(house, wish, base, adapter, target, quant, metadata)
-        checked = None
-        if wish.check:
-            checked = _checked(house, wish.format, base, adapter, exported, quant, _questions(house, members))
-        if extra and beside:
+        if extra and beside:  # before the check, at which a person may stop
             with explained(beside.parent):
                 shutil.copyfile(extra, beside)
+        checked = _checked(house, wish.format, base, adapter, exported, quant, members) if wish.check else None
     return ExportReport(tuple(documents), not names, wish.format, exported, checked, beside)
 
 
@@ -180,10 +180,18 @@ def _write_merged(
     return exporting.export_gguf(base, adapter, file, quant, metadata, house.report)
 
 
-def _checked(house: House, format: ExportFormat, base: Base, adapter: Path, exported: Exported, *given: Any) -> Checked:
+def _checked(
+    house: House,
+    format: ExportFormat,
+    base: Base,
+    adapter: Path,
+    exported: Exported,
+    quant: Quant,
+    members: Sequence[Member],
+) -> Checked:
     """As `_check`. What is written stays, and what stands in the way of looking at it makes it no worse."""
     try:
-        return _check(house, format, base, adapter, exported, *given)
+        return _check(house, format, base, adapter, exported, quant, _questions(house, members))
     except KmError as error:  # no llama.cpp, or no room for the base: in memory, or for its file
         return Checked(str(error), False)
     except KeyboardInterrupt:
@@ -255,9 +263,15 @@ def _base_name(member: Member) -> str:
     return member.module.recipe.model
 
 
-def _title(documents: Sequence[Document]) -> str:
+def _title(documents: Sequence[Document], extractor: str = "") -> str:
     names = [document.name for document in documents]
-    return "+".join(names) if len(names) <= NAMED else f"{names[0]}+{len(names) - 1}-others"
+    joined = "+".join(names)
+    if len(names) > 1 and (len(names) > NAMED or len(joined.encode()) > LONGEST):
+        joined = f"{names[0]}+{len(names) - 1}-others"
+    joined += f"-{extractor}" if extractor else ""
+    while len(joined.encode()) > LONGEST:  # a letter has up to four
+        joined = joined[:-1]
+    return joined
 
 
 def _metadata(base: Base, members: Sequence[Member], title: str, extractor: Extractor | None) -> dict[str, str]:

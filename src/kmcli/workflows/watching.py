@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from kmcli import ingest
-from kmcli.errors import InterruptedRun, KmError, NotFoundError
+from kmcli.errors import InterruptedRun, KmError, NotFoundError, ResourceError
 from kmcli.ingest import sources
 from kmcli.library import names
+from kmcli.library.locks import Busy
 from kmcli.types import Document, Event
 from kmcli.workflows import documents, study
 from kmcli.workflows.house import House
@@ -108,6 +109,9 @@ class Watcher:
         self._untrained: dict[str, None] | None = None
         """Ids of documents that may want training, in order; None: nobody has looked yet."""
         self._missing = False
+        self._looked = False
+        self._failed: dict[str, str] = {}
+        """What was told of files that are tried again, because nothing is wrong with themselves."""
 
     def look(self) -> bool:
         """Take in what has changed since the last look; whether nothing is being written just now.
@@ -129,12 +133,12 @@ class Watcher:
             if self._unsettled.get(path) == stamp or now - stamp[0] > self._every * 1e9
         ]
         self._unsettled = {path: stamp for path, stamp in changed.items() if path not in set(settled)}
-        first = not self._known
-        self._take(settled)
-        self._known |= {path: there[path] for path in settled}
-        if first:
+        again = self._take(settled)
+        self._known |= {path: there[path] for path in settled if path not in again}
+        if not self._looked:
             here = self._house.library.catalogue.below(f"{self._folder}{os.sep}")
-            lost = [document.source for document in here if not os.path.lexists(document.source)]
+            lost = [document.source for document in here if not os.path.lexists(_file(document.source))]
+            self._looked = True
         else:
             lost = [path for path in self._known if path not in there and not os.path.lexists(path)]
         for path in lost:
@@ -174,7 +178,8 @@ class Watcher:
             self._untrained.pop(one, None)
         return report.interrupted
 
-    def _take(self, paths: Sequence[str]) -> None:
+    def _take(self, paths: Sequence[str]) -> set[str]:
+        """Returns those that could not be taken now, but may be later: the document is in use, or the disk is full."""
         new = []
         for path in paths:
             document = self._held(path)
@@ -183,7 +188,7 @@ class Watcher:
             else:
                 new.append(path)
         if not new:
-            return
+            return set()
         report = documents.add(self._house, new, None, self._tags)
         for added in report.added:
             document, kind = added.document, added.action
@@ -191,8 +196,14 @@ class Watcher:
                 self._untrained[document.id] = None
             stale = kind == "updated" and added.was_trained
             self._tell(Happened("copy" if kind == "unchanged" else kind, document.source, document, stale))
+        failed: dict[str, str] = {}
         for failure in report.failed:
-            self._tell(Happened("failed", failure.source, error=failure.error))
+            if isinstance(failure.error, Busy | ResourceError):
+                failed[_file(failure.source)] = str(failure.error)
+            if self._failed.get(_file(failure.source)) != str(failure.error):
+                self._tell(Happened("failed", failure.source, error=failure.error))
+        self._failed = failed
+        return set(failed)
 
     def _held(self, path: str) -> Document | None:
         """The document of a file that the library has as it is; where it was moved, that is noted."""
@@ -206,7 +217,7 @@ class Watcher:
             return own if own.sha256 == sha256 else None
         if same is None:
             return None
-        if os.path.isabs(same.source) and not os.path.lexists(same.source):
+        if os.path.isabs(same.source) and not os.path.lexists(_file(same.source)):
             self._known.pop(same.source, None)
             same = self._house.library.found_at(same, path)
             self._tell(Happened("moved", path, same))
@@ -218,6 +229,11 @@ class Watcher:
         """As `km add` does with what is in the library already."""
         if not all(carries(document, tag) for tag in self._tags):
             self._tell(Happened("tagged", path, self._house.library.retag(document, self._tags, ())))
+
+
+def _file(source: str) -> str:
+    """Where a document was read from: a line of a JSONL file has that file's name before "#"."""
+    return source.partition("#")[0] if ingest.is_many(source) else source
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:
