@@ -79,7 +79,7 @@ def test_ls_shows_a_page_unless_it_is_asked_for_all(km: Km, tmp_path: Path, monk
         assert km(*words).err == ""
     assert len(km("ls", "--all").out.splitlines()) == 5
     monkeypatch.setattr(library_verbs, "PAGE", 1)
-    assert km("ls", "--tag", "odd").err == "These are the first 1 of 2 documents. All of them: km ls --all\n"
+    assert km("ls", "--tag", "odd").err == "These are the first 1 of 2 documents. All of them: km ls --tag odd --all\n"
 
 
 def test_library_verbs_with_the_real_library(km: Km, tmp_path: Path) -> None:

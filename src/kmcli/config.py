@@ -116,6 +116,16 @@ def resolve(flags: Mapping[str, str | None] | None = None) -> dict[str, Value]:
 
 def read_file(file: Path) -> dict[str, str]:
     """The settings in a config.toml; {} where there is none. Unknown keys are an error, not a shrug."""
+    data = _parsed(file)
+    for key, value in data.items():
+        try:
+            _check(key, value, str(file))
+        except UsageError as error:
+            raise UsageError(error.message, f"{error.hint} Or: km config unset {key}") from None
+    return data
+
+
+def _parsed(file: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -124,8 +134,6 @@ def read_file(file: Path) -> dict[str, str]:
         raise UsageError(f"{file} is not valid TOML: {error}.", "Mend or delete it.") from None
     except OSError as error:
         raise KmError(f"{file} cannot be read: {error.strerror}.", "Check its permissions.") from None
-    for key, value in data.items():
-        _check(key, value, str(file))
     return data
 
 
@@ -134,11 +142,9 @@ def store(key: str, value: str | None) -> Path:
     import tomlkit
 
     file = config_file()
-    if value is not None:
-        _check(key, value, "the command line")
-    elif key not in SETTINGS:
-        _check(key, "", "the command line")
-    read_file(file)
+    stored = _parsed(file)  # what is wrong in it must not keep anybody from mending it
+    if value is not None or (key not in SETTINGS and key not in stored):
+        _check(key, value or "", "the command line")
     document = tomlkit.parse(file.read_text("utf-8")) if file.exists() else tomlkit.document()
     if value is None:
         document.pop(key, None)

@@ -94,8 +94,11 @@ def ask(
         from kmcli.cli.each import ask_each
 
         words = [*(names or []), *([question] if question is not None else [])]
+        if each and (weight or explain or evidence):
+            option = "--weight" if weight else "--explain" if explain else "--evidence"
+            raise UsageError(f"{option} is not for --each.", "Leave one of them out.")
         flags = {"model": model, "device": device, "engine": engine, "extractor": extractor}
-        return ask_each(screen, words, as_csv, each, method, **flags)
+        return ask_each(screen, words, as_csv, each, method, lambda *given: _of_each(screen, *given), **flags)
     from kmcli.workflows import answer, asking
 
     weights = _weights(weight or [])
@@ -218,6 +221,15 @@ def _understood(screen: Screen, house: House, words: Sequence[str]) -> tuple[lis
         first = words[0] if is_name(words[0]) else "NAME"
         raise UsageError("the question has to be one argument.", f'Put it in quotes: km ask {first} "..."')
     return _documents(house, names), question
+
+
+def _of_each(screen: Screen, house: House, words: Sequence[str]) -> tuple[list[str], str]:
+    """The same of --each, where a question follows the names."""
+    from kmcli.workflows.naming import MARK
+
+    if words and not house.library.has(words[-1]) and not (words[-1].startswith(MARK) and len(words[-1].split()) == 1):
+        return list(words[:-1]), words[-1]
+    return list(words), _read_question(screen, 'km ask --each @TAG "question"')
 
 
 def _documents(house: House, given: Sequence[str]) -> list[str]:

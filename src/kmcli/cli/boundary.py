@@ -88,18 +88,20 @@ def _run(words: list[str], screen: Screen) -> None:
     except typer.Exit as end:
         screen.exit_code = end.exit_code
     except _CommandLineError as error:
-        raise _usage_error(error) from None
+        raise _usage_error(error, [word for word in words if not word.startswith("-")]) from None
 
 
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL)
 """As Typer and Click, whichever parses, have it in their versions."""
 
 
-def _usage_error(error: Any) -> UsageError:
+def _usage_error(error: Any, words: Sequence[str]) -> UsageError:
     """Typer's complaint in our words: one sentence, and where to look."""
-    path = error.ctx.command_path if error.ctx is not None else "km"
+    path = error.ctx.command_path if error.ctx is not None else " ".join(["km", *words[:1]])
     unknown = getattr(error, "option_name", "")
     if unknown and hasattr(error, "possibilities"):
+        if unknown == "--json" and path == "km":
+            return UsageError("--json stands behind the command.", "For example: km ls --json")
         near = did_you_mean(unknown, error.possibilities or (), f"See {path} --help.")
         return UsageError(f"there is no option {render.one_line(unknown)!r} of {path}.", near)
     if extra := _EXTRA.fullmatch(error.format_message()):
@@ -109,6 +111,7 @@ def _usage_error(error: Any) -> UsageError:
         hint = f"For a tag: {path} --tag {words[1:]}" if tagged else f"See {path} --help."
         return UsageError(f"{path} takes no more words, and got {words!r}.", hint)
     message = render.one_line(error.format_message())
+    message = message.replace("a valid int range", "a whole number").replace("a valid float range", "a number")
     return UsageError(message[:1].lower() + message[1:].rstrip(".") + ".", f"See {path} --help.")
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kmcli.cli import render
@@ -19,6 +19,7 @@ from kmcli.errors import NotFoundError, PartlyDone, UsageError
 if TYPE_CHECKING:
     from kmcli.types import Document
     from kmcli.workflows.each import EachReport, Row
+    from kmcli.workflows.house import House
 
 COLUMNS = ("document", "answer", "page", "supported", "refused", "passage", "error")
 """Of the CSV."""
@@ -28,9 +29,15 @@ _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
 
 
 def ask_each(
-    screen: Screen, words: Sequence[str], as_csv: bool, each: bool, method: str | None, **flags: str | None
+    screen: Screen,
+    words: Sequence[str],
+    as_csv: bool,
+    each: bool,
+    method: str | None,
+    understood: Callable[[House, Sequence[str]], tuple[list[str], str]],
+    **flags: str | None,
 ) -> object:
-    """words: names and tags, and the question last."""
+    """words: names and tags, and the question last. understood: which of them are which."""
     if not each:
         raise UsageError("--csv is for --each.", 'For example: km ask --each @TAG "question" --csv')
     if as_csv and screen.json:
@@ -39,8 +46,8 @@ def ask_each(
         raise UsageError("--each asks Knowledge Modules.", "Leave --method out, or ask one document.")
     from kmcli.workflows import each as workflow
 
-    *names, question = words
     with opened(screen, **flags) as house:
+        names, question = understood(house, words)
         report = workflow.ask_each(house, names, question)
     if as_csv:
         screen.write(_csv(report.rows), end="")

@@ -119,9 +119,10 @@ def ls(
             rows = [[*row, ", ".join(entry.document.tags)] for row, entry in zip(rows, entries, strict=True)]
         _list(screen, headers, rows)
         if total > len(entries):
-            screen.note(f"These are the first {len(entries)} of {total:,} documents. All of them: km ls --all")
+            named = "" if tag is None else f"--tag {tag} "
+            screen.note(f"These are the first {len(entries)} of {total:,} documents. All of them: km ls {named}--all")
     else:
-        screen.note(f"No document has the tag {tag}." if tag else "The library is empty. Next: km add FILE")
+        screen.note("The library is empty. Next: km add FILE" if tag is None else f"No document has the tag {tag}.")
     return [entry_data(entry) for entry in entries]
 
 

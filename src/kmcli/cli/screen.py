@@ -7,15 +7,19 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from kmcli.cli import render
-from kmcli.errors import KmError
+from kmcli.errors import KmError, ResourceError
 
 
 def tolerant_streams() -> None:
-    """A glyph that the terminal or pipe cannot encode becomes "?" instead of a crash."""
+    """A glyph that the terminal or pipe cannot encode becomes "?" instead of a crash; a stream that was closed before the
+    start, as by some schedulers, is empty, or takes what it is given."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, _nothing(mode))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -73,8 +77,9 @@ class Screen:
     def write(self, text: str, end: str = "\n", bold: bool = False) -> None:
         """A piece of the result, for people; nothing with --json."""
         if not self.json:
-            sys.stdout.write(styled(render.clean(text), "1", bold and may_style(sys.stdout)) + end)
-            sys.stdout.flush()
+            with _stored():
+                sys.stdout.write(styled(render.clean(text), "1", bold and may_style(sys.stdout)) + end)
+                sys.stdout.flush()
 
     def table(
         self,
@@ -138,7 +143,10 @@ class Screen:
         """A line from the person, without surrounding blanks."""
         sys.stderr.write(render.clean(prompt))
         sys.stderr.flush()
-        return sys.stdin.readline().strip()
+        line = sys.stdin.readline()
+        if not line:  # Ctrl-D, which leaves the cursor where it is
+            sys.stderr.write("\n")
+        return line.strip()
 
     def close(self, data: Any) -> None:
         """The end of the command: prints the envelope with --json. ASCII only, so that no pipe can fail on it."""
@@ -150,8 +158,27 @@ class Screen:
                 "messages": self.messages,
                 "errors": self.errors,
             }
-            sys.stdout.write(json.dumps(envelope, indent=2, allow_nan=False) + "\n")
-        sys.stdout.flush()
+            with _stored():
+                sys.stdout.write(json.dumps(envelope, indent=2, allow_nan=False) + "\n")
+        with _stored():
+            sys.stdout.flush()
+
+
+def _nothing(mode: str) -> Any:
+    return open(os.devnull, mode, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _stored() -> Iterator[None]:
+    """Raises ResourceError where the file behind stdout takes no more; a pipe that nobody reads is another matter."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = _nothing("w")  # what is left of it would fail once more at the end
+        reason = (error.strerror or str(error)).lower()
+        raise ResourceError(f"standard output cannot be written to: {reason}.", "Send it somewhere else.") from None
 
 
 def styled(text: str, code: str, on: bool) -> str:

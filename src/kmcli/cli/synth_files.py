@@ -51,7 +51,7 @@ def _shown(place: int, total: int, studied: Studied) -> str:
         where,
         "" if sample.score is None else f"score {render.number(sample.score)}",
     ]
-    about = render.shorten(studied.text, 70) if studied.text else sample.chunk_sha256[:12]
+    about = render.shorten(studied.text, 66) if studied.text else sample.chunk_sha256[:12]
     parts = [
         ", ".join(filter(None, head)),
         _labelled("chunk", about),
@@ -88,6 +88,7 @@ def import_(screen: Screen, name: str, source: str, options: RecipeOptions, mode
 
     with opened(screen, model=model, preset=options.preset) as house:
         report = material_files.import_(house, name, source, options)
+        again = " --force" if house.state(report.document) == "fresh" else ""
     screen.exit_code = batch_exit_code(screen, report.failed, finished=0)
     document = report.document
     if report.failed:
@@ -98,7 +99,7 @@ def import_(screen: Screen, name: str, source: str, options: RecipeOptions, mode
         if report.searched:
             screen.note(f"{report.searched:,} of them named no chunk: each has the one that fits it best.")
         if report.samples:
-            screen.note(f"Next: km train {document.name}")
+            screen.note(f"Next: km train {document.name}{again}")
     return {
         "document": document_data(document),
         "samples": report.samples,

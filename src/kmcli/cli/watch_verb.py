@@ -10,6 +10,7 @@ from kmcli.cli import render
 from kmcli.cli.app import Device, Model, opened, verb
 from kmcli.cli.recipe_flags import Preset, RecipeFile, Set, recipe_options
 from kmcli.cli.screen import Screen
+from kmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from kmcli.workflows.watching import Happened
@@ -39,7 +40,9 @@ def watch(
     """
     from kmcli.workflows import watching
 
-    options = recipe_options(preset, recipe, settings) if train else None
+    options = recipe_options(preset, recipe, settings)
+    if options.given and not train:
+        raise UsageError("how to train is said, and not that it should.", "Add --train, or leave the recipe out.")
     told: list[dict[str, Any]] = []
 
     def tell(happened: Happened) -> None:
@@ -48,7 +51,7 @@ def watch(
         _show(screen, happened)
 
     with opened(screen, model=model, device=device, preset=preset) as house:
-        watched = watching.watch(house, folder, tell, tag or (), options, every)
+        watched = watching.watch(house, folder, tell, tag or (), options if train else None, every)
     done = ", ".join(f"{count:,} {kind}" for kind, count in watched.counts.items()) or "nothing has happened"
     screen.note(f"stopped: {done}")
     if watched.interrupted:

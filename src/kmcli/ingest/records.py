@@ -58,7 +58,8 @@ def _all(data: bytes, source: str, stem: str, column: str | None) -> Iterator[tu
             continue
         if not seen:
             _check_columns(column, values, source)
-        text = next((values[key] for key in ([column] if column else TEXT) if isinstance(values.get(key), str)), "")
+        texts = [values[key] for key in ([column] if column else TEXT) if isinstance(values.get(key), str)]
+        text = next(filter(str.strip, texts), "")
         cleaned = clean(text)
         if not cleaned.strip():
             yield "", KmError(f"{place} holds no text.", f"It is looked for in: {column or ', '.join(TEXT)}.")
@@ -78,7 +79,8 @@ def _check_columns(column: str | None, values: Mapping[str, Any], source: str) -
     """Raises UsageError where a line has none of the columns that are known, or not the one that is given."""
     columns = ", ".join(map(_one_line, values)) or "none"
     if column is not None and column not in values:
-        raise UsageError(f"{source} has no column {column!r}.", did_you_mean(column, values, f"It has {columns}."))
+        hint = did_you_mean(column, values, f"It has {columns}.")
+        raise UsageError(f"the first line of {source} has no column {column!r}.", hint)
     if column is None and not any(key in values for key in TEXT):
         raise UsageError(
             f"{source} has no column called {', '.join(TEXT[:-1])} or {TEXT[-1]}.",

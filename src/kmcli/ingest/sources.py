@@ -39,6 +39,8 @@ def from_file(path: Path, limits: Limits | None = None) -> bytes:
             (limits or Limits()).check_size(found.st_size, str(path))
             return _limited(stream, str(path), limits or Limits())
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise NotFoundError(f"{path} is a link to a file that is not there.", "Check where it leads.") from None
         raise NotFoundError(
             f"there is no file {path}.", did_you_mean(path.name, _beside(path), "Check the path.")
         ) from None

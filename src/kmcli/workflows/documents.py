@@ -66,12 +66,14 @@ def add(
     the one source becomes."""
     from kmcli import ingest  # not needed by the verbs that must be quick
 
-    old = None if update is None else house.library.find(update)
+    old = None if update is None else find_one(house.library, update)
     tags = [names.tag(tag) for tag in tags]
     failed: list[Failure] = []
     files: list[str] = []
     for source in sources:
         try:
+            if not source.strip():
+                raise UsageError("a source is empty.", "Name a file, a folder or a URL.")
             inside = ingest.expand(source)
             if not inside:
                 raise NotFoundError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from kmcli import bases
 from kmcli.bases.vocabulary import reader
 from kmcli.chunking import join_pages
-from kmcli.errors import InterruptedRun, UsageError
+from kmcli.errors import InterruptedRun
 from kmcli.synthesis.estimate import Estimate
 from kmcli.synthesis.judge import BEST
 from kmcli.training.estimate import TrainingEstimate, ask, estimate
@@ -28,7 +28,7 @@ from kmcli.workflows.due import as_wished
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, nothing_kept, recipe_for, trainable
-from kmcli.workflows.naming import find_all
+from kmcli.workflows.naming import named_or_all
 from kmcli.workflows.writer import open_writer
 
 
@@ -64,10 +64,8 @@ def estimate_train(
 
     again: also where the module is fresh. A document that fails does not stop the others.
     """
-    if everything == bool(names):
-        raise UsageError("name the documents to train, or say --all.", "For example: km train report --estimate")
     library = house.library
-    documents = library.documents() if everything else find_all(library, names)
+    documents = named_or_all(library, names, everything, "km train report --estimate")
     base = house.base()
     recipe = recipe_for(house, base, options)
     todo = [document for document in documents if again or not as_wished(house, document, recipe, options, everything)]

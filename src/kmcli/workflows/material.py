@@ -13,7 +13,7 @@ from pathlib import Path
 from kmcli import bases
 from kmcli.bases import Base, quantised
 from kmcli.bases.prompts import Prompts
-from kmcli.errors import InterruptedRun, KmError
+from kmcli.errors import InterruptedRun, KmError, UsageError
 from kmcli.synthesis import judge
 from kmcli.synthesis.check import KEPT, Counts
 from kmcli.synthesis.plan import Planned, plan
@@ -25,6 +25,9 @@ from kmcli.workflows.batch import Loader, each
 from kmcli.workflows.house import Failure, House, usable
 from kmcli.workflows.naming import find_all
 from kmcli.workflows.writer import Writer, open_writer, with_teacher
+
+_OF_ADAPTERS = {"cartridge": "cartridge", "summary": "compressed"}
+"""How values of a recipe begin that are of one adapter alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,11 @@ def work_done(house: House, document: Document, makers: Mapping[str, str]) -> tu
 def recipe_for(house: House, base: Base, options: RecipeOptions) -> Recipe:
     preset = options.preset or house.settings["preset"].value
     recipe = resolve(base, preset, options.recipe, options.settings)
+    for key in (setting.partition("=")[0].strip() for setting in options.settings):
+        of = _OF_ADAPTERS.get(key.partition("_")[0])
+        if of and recipe.adapter != of:
+            what = f"{key} is for the adapter {of}, and this one is {recipe.adapter}."
+            raise UsageError(what, f"Add --adapter {of}, or leave it out.")
     if recipe.base_bits:  # what cannot be is refused before anything is begun
         quantised.check(base, recipe.base_bits, bases.pick_device(house.settings["device"].value))
     return with_teacher(house, base, recipe)

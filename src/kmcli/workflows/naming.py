@@ -38,6 +38,18 @@ def find_one(library: Library, given: str) -> Document:
     return first
 
 
+def named_or_all(library: Library, given: Sequence[str], everything: bool, example: str) -> list[Document]:
+    """The documents to train. Raises UsageError where it is said twice, or not at all, NotFoundError where there is none."""
+    if everything and given:
+        raise UsageError("--all is every document, and some are named.", "Leave one of them out.")
+    if not everything and not given:
+        raise UsageError("name the documents to train, or say --all.", f"For example: {example}")
+    documents = library.documents() if everything else find_all(library, given)
+    if not documents:
+        raise NotFoundError("the library is empty.", "Add a document with: km add FILE")
+    return documents
+
+
 def tagged(library: Library, tag: str) -> list[Document]:
     """Every document with a tag, by name; the tag with or without its mark. Raises NotFoundError where there is none."""
     found = library.catalogue.documents(tag)

@@ -20,6 +20,7 @@ from kmcli.training.mixture import study_tasks
 from kmcli.types import IMPORTED, Document, Event, KnowledgeModule, Question, Recipe, Sample, silent, text_hash
 from kmcli.workflows.held_out import asking_of
 from kmcli.workflows.house import House, untrained, usable
+from kmcli.workflows.naming import find_one
 
 CHANGES = "changes.json"
 """In a module's folder: what it answers differently from the one before it."""
@@ -189,7 +190,7 @@ def changes(house: House, name: str) -> Changes:
 
     Raises NotFoundError where it was not made from another one of the document's.
     """
-    document = house.library.find(name)
+    document = find_one(house.library, name)
     module = house.library.module(document)
     if module is None:
         raise untrained(document)

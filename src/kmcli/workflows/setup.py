@@ -69,6 +69,10 @@ def _base(house: House) -> Check:
     if base is None:
         if any(name == cached for cached, _ in hub.cached()):
             return Check("ok", "base", f"{name}, downloaded; others: km models")
+        try:
+            hub.check_name(name, None)
+        except KmError as error:
+            return Check("bad", "base", error.message, error.hint)
         return Check(
             "warn", "base", f"{name} is not downloaded yet", f"The first use does it, or: km models pull {name}"
         )

@@ -18,7 +18,7 @@ from kmcli.workflows.due import let_off, met, task_of
 from kmcli.workflows.group import TOGETHER, Group
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import RecipeOptions, recipe_for
-from kmcli.workflows.naming import find_all
+from kmcli.workflows.naming import named_or_all
 from kmcli.workflows.reading import Foreign
 from kmcli.workflows.standing import Standing
 from kmcli.workflows.task import Task, Trained
@@ -57,10 +57,8 @@ def train(
         from kmcli.workflows import cluster, cluster_connection  # whose workers use this module
 
         cluster_connection.check()
-    if everything == bool(names):
-        raise UsageError("name the documents to train, or say --all.", "For example: km train report")
     library = house.library
-    documents = library.documents() if everything else find_all(library, names)
+    documents = named_or_all(library, names, everything, "km train report")
     default = house.base()
     wanted = recipe_for(house, default, options)
     if group:

@@ -21,7 +21,7 @@ from kmcli.library.locks import Busy
 from kmcli.types import Document, Event
 from kmcli.workflows import documents, study
 from kmcli.workflows.house import House
-from kmcli.workflows.material import RecipeOptions
+from kmcli.workflows.material import RecipeOptions, recipe_for
 from kmcli.workflows.naming import carries
 
 TRAINED_AT_ONCE = 8
@@ -74,6 +74,8 @@ def watch(
     if not top.is_dir():
         alone = f"A file by itself: km add {folder}" if top.is_file() else "Check the path."
         raise NotFoundError(f"there is no folder {top}.", alone)
+    if train is not None:
+        recipe_for(house, house.base(), train)  # what makes no sense is said now, not at the first file
     house.report(Event("note", f"watching {folder}; Ctrl-C ends it"))
     seen = Watched()
 
