@@ -200,36 +200,34 @@ class Stream:
 
 def _understood(screen: Screen, house: House, words: Sequence[str]) -> tuple[list[str], str]:
     """Which words are names and which is the question: the last of several; a single one, unless a document is called so."""
-    from kmcli.workflows.naming import MARK
-
-    library = house.library
-
-    def is_name(word: str) -> bool:
-        return library.has(word) or (word.startswith(MARK) and len(word.split()) == 1)
-
     if not words:
         return [], _read_question(screen, 'km ask "question"')
     if len(words) == 1:
         (word,) = words
-        if is_name(word):
+        if _is_name(house, word):
             return _documents(house, words), _read_question(screen, f'km ask {word} "question"')
         if len(word.split()) == 1 and not word.rstrip("\"'").endswith("?"):
             _refuse_name(house, word)
         return [], word
     *names, question = words
-    if len(words) > 2 and len(question.split()) == 1 and not all(map(is_name, names)):
-        first = words[0] if is_name(words[0]) else "NAME"
+    if len(words) > 2 and len(question.split()) == 1 and not all(_is_name(house, name) for name in names):
+        first = words[0] if _is_name(house, words[0]) else "NAME"
         raise UsageError("the question has to be one argument.", f'Put it in quotes: km ask {first} "..."')
     return _documents(house, names), question
 
 
 def _of_each(screen: Screen, house: House, words: Sequence[str]) -> tuple[list[str], str]:
     """The same of --each, where a question follows the names."""
-    from kmcli.workflows.naming import MARK
-
-    if words and not house.library.has(words[-1]) and not (words[-1].startswith(MARK) and len(words[-1].split()) == 1):
+    if words and not _is_name(house, words[-1]):
         return list(words[:-1]), words[-1]
     return list(words), _read_question(screen, 'km ask --each @TAG "question"')
+
+
+def _is_name(house: House, word: str) -> bool:
+    """Of a document, or a tag."""
+    from kmcli.workflows.naming import MARK
+
+    return house.library.has(word) or (word.startswith(MARK) and len(word.split()) == 1)
 
 
 def _documents(house: House, given: Sequence[str]) -> list[str]:
