@@ -180,18 +180,10 @@ def _write_merged(
     return exporting.export_gguf(base, adapter, file, quant, metadata, house.report)
 
 
-def _checked(
-    house: House,
-    format: ExportFormat,
-    base: Base,
-    adapter: Path,
-    exported: Exported,
-    quant: Quant,
-    members: Sequence[Member],
-) -> Checked:
+def _checked(house: House, format: ExportFormat, base: Base, adapter: Path, exported: Exported, *given: Any) -> Checked:
     """As `_check`. What is written stays, and what stands in the way of looking at it makes it no worse."""
     try:
-        return _check(house, format, base, adapter, exported, quant, _questions(house, members))
+        return _check(house, format, base, adapter, exported, *given)
     except KmError as error:  # no llama.cpp, or no room for the base: in memory, or for its file
         return Checked(str(error), False)
     except KeyboardInterrupt:
@@ -206,9 +198,9 @@ def _check(
     adapter: Path,
     exported: Exported,
     quant: Quant,
-    questions: Sequence[Chat],
+    members: Sequence[Member],
 ) -> Checked:
-    path, report = exported.path, house.report
+    path, report, questions = exported.path, house.report, _questions(house, members)
     if format == "hf" or format == "peft":
         return exporting.check_folder(path, format, exported.quant, base, adapter, questions, report)
     if format == "gguf":
