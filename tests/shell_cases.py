@@ -84,13 +84,18 @@ class Shell:
         text = self.wait_for("DONE\r\n", "ready> ")
         return re.findall(r"GOT\[(.*?)\]\r\n", text, re.DOTALL)
 
-    def listed(self, line: str) -> str:
-        """What the shell shows when TAB has been pressed twice at the end of `line`, which is then thrown away."""
+    def listed(self, line: str, awaited: str) -> str:
+        """What the shell shows, `awaited` at the latest in a minute, when TAB has been pressed twice at the end of `line`.
+
+        The line is then thrown away.
+        """
         self._type(line)
         self.settle()
         self._type("\t")
         text = self.settle()
         self._type("\t")
+        if awaited not in text:
+            text += self.wait_for(awaited)  # a busy machine is longer about it than any silence would allow
         text += self.settle()
         self._clear()
         return text
