@@ -244,7 +244,7 @@ def test_each_adapter_adds_to_its_own_tokens(dtype: torch.dtype, lengths: tuple[
     model.base_model.set_adapter(list(names))
     assert kernels.can_stack(model, names)
     with fast_layers(model, torch.nn.Module()) as stacked:
-        stacked.set(lengths, x.device)
+        stacked.set(lengths)
         mine = model(x)
         mine.square().sum().backward()
         with pytest.raises(kernels.NotStackedError):

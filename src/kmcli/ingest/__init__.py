@@ -82,7 +82,7 @@ def read_all(
     column: where the text of each line stands, if it is not one of `records.TEXT`.
     """
     limits = limits or Limits()
-    file, _, only = source.partition("#") if is_many(source) else (source, "", "")
+    file, only = parts(source)
     if file.startswith("hf://"):
         from kmcli.ingest import datasets
 
@@ -101,6 +101,12 @@ def read_all(
         yield from records.read(sources.from_file(path, limits), str(path), path.stem, column, only)
     else:
         yield read(source, None, report, limits, parse)
+
+
+def parts(source: str) -> tuple[str, str]:
+    """A source's file, and which of the documents in it is meant: "" for all, or where it holds but one."""
+    file, _, only = source.partition("#") if is_many(source) else (source, "", "")
+    return file, only
 
 
 def is_many(source: str) -> bool:

@@ -79,7 +79,7 @@ class Store:
         try:
             self._database = _opened(path)
         except sqlite3.DatabaseError as error:
-            if not any(words in str(error) for words in _DAMAGED):
+            if not damaged(error):
                 raise  # in use for long, or the disk is full
             # nothing is lost that cannot be made again
             for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
@@ -273,6 +273,11 @@ class Store:
     def _transaction(self) -> sqlite3.Connection:
         self._database.execute("BEGIN IMMEDIATE")
         return self._database  # as a context manager it commits, or rolls back
+
+
+def damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is at fault, and not another process or the disk."""
+    return any(words in str(error) for words in _DAMAGED)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -184,7 +184,7 @@ class Gradients:
         rows = [[piece.student.row(i) for i in piece.indices] for piece in pieces]
         pieces[0].student.kind.activate(self.model, [piece.student.adapter_of(piece.part) for piece in pieces])
         if len(pieces) > 1:
-            self.stacked.set([sum(len(ids) for ids, _ in some) for some in rows], self.loaded.device)
+            self.stacked.set([sum(len(ids) for ids, _ in some) for some in rows])
         states_LND = scored_states(
             self.model, self.loaded, [row for some in rows for row in some], documents=[len(some) for some in rows]
         )

@@ -70,17 +70,9 @@ class Stacked:
         self.lengths: list[int] = []
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def set(self, lengths: Sequence[int], device: torch.device) -> None:
+    def set(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self._rows = None
-        wide = max(lengths)
-        if min(lengths) < wide:  # padding reads an adapter's own first token, and nothing reads it
-            begins = [0, *accumulate(lengths)]
-            gather = [
-                at + (i if i < size else 0) for at, size in zip(begins, lengths, strict=False) for i in range(wide)
-            ]
-            scatter = [row * wide + i for row, size in enumerate(lengths) for i in range(size)]
-            self._rows = torch.tensor(gather, device=device), torch.tensor(scatter, device=device)
 
     def check(self, x_1MI: torch.Tensor) -> None:
         if x_1MI.shape[:-1] != (1, sum(self.lengths)):
@@ -91,13 +83,26 @@ class Stacked:
         a_GRI = torch.stack([layer.lora_A[name].weight for name in names])
         b_GOR = torch.stack([layer.lora_B[name].weight * layer.scaling[name] for name in names])
         x_MI = x_1MI[0].to(a_GRI.dtype)
-        if self._rows:
-            x_MI = x_MI.index_select(0, self._rows[0])
+        unequal = min(self.lengths) < max(self.lengths)
+        if unequal:
+            gather, scatter = self._padding(x_MI.device)
+            x_MI = x_MI.index_select(0, gather)
         x_GmI = x_MI.view(len(names), -1, x_MI.shape[-1])
         added = torch.bmm(torch.bmm(x_GmI, a_GRI.transpose(1, 2)), b_GOR.transpose(1, 2)).flatten(0, 1)
-        if self._rows:
-            added = added.index_select(0, self._rows[1])
+        if unequal:
+            added = added.index_select(0, scatter)
         return added[None].to(x_1MI.dtype)
+
+    def _padding(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which rows make blocks of one length, and which rows of those blocks are no padding; once for all layers."""
+        if self._rows is None:
+            wide, begins = max(self.lengths), [0, *accumulate(self.lengths)]
+            gather = [  # padding reads an adapter's own first token, and nothing reads it
+                at + (i if i < size else 0) for at, size in zip(begins, self.lengths, strict=False) for i in range(wide)
+            ]
+            scatter = [row * wide + i for row, size in enumerate(self.lengths) for i in range(size)]
+            self._rows = torch.tensor(gather, device=device), torch.tensor(scatter, device=device)
+        return self._rows
 
 
 class NotStackedError(Exception):

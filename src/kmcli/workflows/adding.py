@@ -60,10 +60,11 @@ class Intake:
         name = self._name
         added = self._house.library.add(ingested, name, self._tags, self._update)
         here = added.document.name
-        own = self._house.library.catalogue.of_source(ingested.source)
-        if added.action == "unchanged" and own and own.id != added.document.id:
-            keeps = f"{own.name}, which was read from it before, keeps its old text: km rm {own.name}"
-            self._house.warn(f"{ingested.source} has the same contents as {here} now; {keeps}")
+        if added.action == "unchanged":
+            own = self._house.library.catalogue.of_source(ingested.source)
+            if own and own.id != added.document.id:
+                keeps = f"{own.name}, which was read from it before, keeps its old text: km rm {own.name}"
+                self._house.warn(f"{ingested.source} has the same contents as {here} now; {keeps}")
         if name is not None and added.action != "added" and here.casefold() != name.casefold():
             self._house.report(Event("add", f"it is in the library already, as {here}: km mv {here} {name} renames it"))
         return added

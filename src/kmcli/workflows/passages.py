@@ -10,6 +10,7 @@ from kmcli.errors import ResourceError
 from kmcli.library.database import HINTS
 from kmcli.library.files import explained
 from kmcli.routing.index import SEARCHED, Found, LibraryIndex
+from kmcli.routing.store import damaged
 from kmcli.types import Document, Event
 from kmcli.workflows.house import House
 
@@ -44,11 +45,10 @@ def _opened(house: House) -> Iterator[LibraryIndex]:
         with explained(house.library.cache), LibraryIndex(file) as index:
             yield index
     except sqlite3.DatabaseError as error:
-        hint = HINTS.get(str(error))
+        # damaged: not when it was opened, but found to be later
+        hint = "Delete it: km makes it anew." if damaged(error) else HINTS.get(str(error))
         if hint is None:
             raise
-        if "Restore" in hint:  # found to be damaged only now
-            hint = "Delete it: km makes it anew."
         raise ResourceError(f"the index of the library's passages {file} cannot be used: {error}.", hint) from error
 
 

@@ -234,8 +234,8 @@ class Watcher:
 
 
 def _file(source: str) -> str:
-    """Where a document was read from: a line of a JSONL file has that file's name before "#"."""
-    return source.partition("#")[0] if ingest.is_many(source) else source
+    """Where a document was read from."""
+    return ingest.parts(source)[0]
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:
