@@ -1,6 +1,7 @@
 """Generated documents of 2,000 to 8,000 words with questions, for bench/results.py.
 
     python -m bench.corpus FOLDER [--documents N] [--questions N] [--words LEAST MOST] [--seed SEED] [--read]
+                           [--wordings N]
 
 Documents of the template world (basemodel/world.py), a section after the other until they have their words. All names in
 them are of those that the embedded base's training never draws, and no two things of a document have one name, so every
@@ -17,6 +18,9 @@ questions. The material asks about the same facts in other words: no question of
 
 --read: the documents stay as they are, but asked and studied is only what the embedded base can read (READ below), so that
 what a Knowledge Module adds is not hidden by what the base could not have found in the text itself.
+
+--wordings: the material asks for each such fact in N more ways (wordings.toml, up to 6), which the world does not know: as a
+writer would who asks for everything several times. Documents and questions stay as they are.
 """
 
 from __future__ import annotations
@@ -25,12 +29,19 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from basemodel import world
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 UNKNOWN = 0.1
 """Share of the questions whose answer the document does not say."""
@@ -67,7 +78,7 @@ class Generated:
     material: list[dict[str, str]]
 
 
-def document(seed: str, number: int, words: tuple[int, int], asked: int, read: bool) -> Generated:
+def document(seed: str, number: int, words: tuple[int, int], asked: int, read: bool, ways: int = 0) -> Generated:
     r = random.Random(f"{seed} {number}")
     wanted = r.randint(*words)
     name = f"{seed}-{number:03}"
@@ -95,7 +106,7 @@ def document(seed: str, number: int, words: tuple[int, int], asked: int, read: b
     none = r.sample(unknown, min(refused, len(unknown)))
     questions += [{"question": one, "answers": [], "kind": "unanswerable"} for one, _ in none]
     taken = {one["question"] for one in questions}
-    material = [(one, fact.value, text) for fact, text, _ in known for one in fact.asked]
+    material = [(one, fact.value, text) for fact, text, _ in known for one in (*fact.asked, *further(fact)[:ways])]
     material += [
         (one, NOT_SAID, text) for one, text in r.sample(unknown, min(len(unknown), round(len(known) * UNKNOWN)))
     ]
@@ -106,6 +117,16 @@ def document(seed: str, number: int, words: tuple[int, int], asked: int, read: b
 
 def can_read(fact: world.Fact) -> bool:
     return fact.key in READ.get(fact.kind, ()) and len(fact.asked) > 1
+
+
+def further(fact: world.Fact) -> list[str]:
+    """Ways to ask for a fact that the world does not know; none for a fact that is not in READ."""
+    return [one.format(S=fact.subject) for one in wordings().get(fact.kind, {}).get(fact.key, ())]
+
+
+@cache
+def wordings() -> dict[str, dict[str, list[str]]]:
+    return tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
 
 
 def question(fact: world.Fact, text: str, facts: Sequence[world.Fact], r: random.Random) -> dict[str, Any]:
@@ -141,13 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--words", type=int, nargs=2, default=(2000, 8000), metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", default="generated")
     parser.add_argument("--read", action="store_true")
+    parser.add_argument("--wordings", type=int, default=0)
     given = parser.parse_args(arguments)
     for part in ("documents", "questions", "material"):
         (given.folder / part).mkdir(parents=True, exist_ok=True)
     words = questions = 0
     lines = []
     for number in range(given.documents):
-        made = document(given.seed, number, tuple(given.words), given.questions, given.read)
+        made = document(given.seed, number, tuple(given.words), given.questions, given.read, given.wordings)
         (given.folder / "documents" / f"{made.name}.md").write_text(made.text, "utf-8")
         for part, records in (("questions", made.questions), ("material", made.material)):
             mine = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
