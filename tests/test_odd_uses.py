@@ -52,6 +52,8 @@ def started(*words: str, redirected: str) -> subprocess.CompletedProcess[str]:
         (["train", "notes", "--ratio", "5"], 2, "summary_ratio is for the adapter compressed, and this one is lora."),
         (["ask", "--each", "notes", "Who?", "--weight", "1"], 2, "--weight is not for --each. Leave one of them out."),
         (["ask", "--each", "notes", "Who?", "--explain"], 2, "--explain is not for --each. Leave one of them out."),
+        (["synth", "notes", "--import", "-", "--restart"], 2, "--restart is for writing, and --import writes nothing."),
+        (["synth", "notes", "--show", "--estimate"], 2, "--estimate is for writing, and --show writes nothing."),
         (["watch", ".", "--set", "rank=4"], 2, "how to train is said, and not that it should. Add --train,"),
         (["watch", ".", "--train", "--set", "foo=1"], 2, "a recipe has no 'foo' (--set)."),
         (["add", ""], 2, "a source is empty. Name a file, a folder or a URL."),

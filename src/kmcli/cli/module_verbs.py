@@ -262,6 +262,9 @@ def synth(
     if task is not None and asked not in (["--show"], ["--export"]):
         raise UsageError("--task goes with --show or --export.", "To write one task alone: --set tasks=qa")
     if asked:
+        writing = (("--restart", restart), ("--force", force), ("--estimate", estimate), ("--ray", ray))
+        if wrong := [option for option, given in writing if given]:
+            raise UsageError(f"{wrong[0]} is for writing, and {asked[0]} writes nothing.", "Leave one of them out.")
         if len(asked) > 1 or len(names) > 1:
             what = " and ".join(asked)
             raise UsageError(f"{what} needs one document and no other of these options.", f"km synth NAME {asked[0]}")
