@@ -8,7 +8,9 @@ import re
 import tarfile
 import unicodedata
 import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -201,19 +203,27 @@ def test_a_limit_costs_nothing_by_itself(tmp_path: Path) -> None:
     assert read(put(tmp_path / "small.txt", b"The heron waits."), limits=Limits(max_megabytes=10**9)).text
 
 
-def test_a_file_that_may_not_be_looked_at_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_looked_at_stops_no_other(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = tmp_path_factory.mktemp("away") / "secret.md"
     for name in ("good.md", "locked.md"):
         put(tmp_path / name, b"The heron waits.")
     (tmp_path / "link.md").symlink_to(tmp_path / "locked.md")
-    plain = Path.is_file
+    away.write_text("The heron waits.")
+    (tmp_path / "outside.md").symlink_to(away)
+    closed = ("locked.md", "link.md", "outside.md")
+    plain = {name: getattr(os, name) for name in ("stat", "lstat")}
 
-    def is_file(self: Path) -> bool:
-        if self.name != "good.md":
-            raise PermissionError(13, "Permission denied", str(self))
-        return plain(self)
+    def refused(name: str, path: Any, *given: Any, **more: Any) -> os.stat_result:
+        called = os.path.basename(path)
+        if called == "locked.md" or (name == "stat" and called in closed):  # a link itself may be looked at
+            raise PermissionError(13, "Permission denied", path)
+        return cast("os.stat_result", plain[name](path, *given, **more))
 
-    monkeypatch.setattr(Path, "is_file", is_file)  # as it is in a folder that may be listed and not entered
-    assert ingest.expand(str(tmp_path)) == [str(tmp_path / "good.md"), str(tmp_path / "locked.md")]
+    for name in plain:  # as it is in a folder that may be listed and not entered
+        monkeypatch.setattr(os, name, partial(refused, name))
+    assert ingest.expand(str(tmp_path)) == [str(tmp_path / name) for name in ("good.md", "link.md", "locked.md")]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -187,9 +188,12 @@ def expand(source: str) -> list[str]:
 def _inside(path: Path, top: Path) -> bool:
     """Whether this is a file, and none that a link fetches from outside `top`."""
     try:
-        return path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(top))
-    except OSError:  # it may not be looked at
-        return not path.is_symlink()  # reading it says why
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:
+        regular = True  # for all that one may see; reading it says why
+    except OSError:
+        regular = False  # a link to nowhere
+    return regular and (not os.path.islink(path) or path.resolve().is_relative_to(top))
 
 
 def _ingested(source: str, data: bytes, task: Task, stem: str, report: Reporter, parse: Parse) -> Ingested:
