@@ -11,6 +11,8 @@ question has one answer. Other seeds make other documents: an extractor is train
     FOLDER/questions/NAME.jsonl         its questions: for `km compare NAME --questions`
     FOLDER/questions.jsonl              all of them with their document: for `km extractor train --questions`
     FOLDER/material/NAME.jsonl          study material that the world writes: for `km synth NAME --import`
+    FOLDER/further.jsonl                questions in ways (wordings.toml) that neither studies nor asks, about all that is
+                                        read: more for an extractor to learn from than the documents' own questions
 
 A question is about a fact of any part of the document, its evidence the words in which it stands there; one of ten asks
 what the document does not say of a thing that it names. Everything follows from the seed. 100 documents have 2,500
@@ -19,8 +21,8 @@ questions. The material asks about the same facts in other words: no question of
 --read: the documents stay as they are, but asked and studied is only what the embedded base can read (READ below), so that
 what a Knowledge Module adds is not hidden by what the base could not have found in the text itself.
 
---wordings: the material asks for each such fact in N more ways (wordings.toml, up to 6), which the world does not know: as a
-writer would who asks for everything several times. Documents and questions stay as they are.
+--wordings: the material asks for each such fact in N more ways (wordings.toml, up to 6 of 8), which the world does not know:
+as a writer would who asks for everything several times. Documents and questions stay as they are.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ READ = {
 front of it. Measured on 2,500 facts of other seeds, of 85 sorts, without any Knowledge Module; it reads 36% of all."""
 SECTION = (4, 10)
 """Things of a section."""
+STUDIED = 6
+"""Of the ways in wordings.toml: the others are never studied."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Generated:
     text: str
     questions: list[dict[str, Any]]
     material: list[dict[str, str]]
+    further: list[dict[str, Any]]
 
 
 def document(seed: str, number: int, words: tuple[int, int], asked: int, read: bool, ways: int = 0) -> Generated:
@@ -102,7 +107,7 @@ def document(seed: str, number: int, words: tuple[int, int], asked: int, read: b
         unknown += [(one, text) for one in made.unknown]
     refused = round(asked * UNKNOWN)
     chosen = r.sample(known, min(asked - refused, len(known)))
-    questions = [question(fact, text, others, r) for fact, text, others in chosen]
+    questions = [question(fact, r.choice(fact.asked), text, others) for fact, text, others in chosen]
     none = r.sample(unknown, min(refused, len(unknown)))
     questions += [{"question": one, "answers": [], "kind": "unanswerable"} for one, _ in none]
     taken = {one["question"] for one in questions}
@@ -111,8 +116,9 @@ def document(seed: str, number: int, words: tuple[int, int], asked: int, read: b
         (one, NOT_SAID, text) for one, text in r.sample(unknown, min(len(unknown), round(len(known) * UNKNOWN)))
     ]
     lines = [{"prompt": one, "response": said, "context": text} for one, said, text in material if one not in taken]
+    left = [question(fact, one, text, others) for fact, text, others in known for one in further(fact)[STUDIED:]]
     title = f"# {name.capitalize()}"
-    return Generated(name, "\n\n".join([title, *sections]) + "\n", questions, lines)
+    return Generated(name, "\n\n".join([title, *sections]) + "\n", questions, lines, left)
 
 
 def can_read(fact: world.Fact) -> bool:
@@ -129,9 +135,9 @@ def wordings() -> dict[str, dict[str, list[str]]]:
     return tomllib.loads(Path(__file__).with_name("wordings.toml").read_text("utf-8"))
 
 
-def question(fact: world.Fact, text: str, facts: Sequence[world.Fact], r: random.Random) -> dict[str, Any]:
-    asked = {"question": r.choice(fact.asked), "answers": [fact.value], "kind": kind(fact)}
-    return {**asked, "evidence": evidence(fact, text, facts)}
+def question(fact: world.Fact, asked: str, text: str, facts: Sequence[world.Fact]) -> dict[str, Any]:
+    found = evidence(fact, text, facts)
+    return {"question": asked, "answers": [fact.value], "kind": kind(fact), "evidence": found}
 
 
 def kind(fact: world.Fact) -> str:
@@ -162,22 +168,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--words", type=int, nargs=2, default=(2000, 8000), metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", default="generated")
     parser.add_argument("--read", action="store_true")
-    parser.add_argument("--wordings", type=int, default=0)
+    parser.add_argument("--wordings", type=int, default=0, choices=range(STUDIED + 1), metavar="N")
     given = parser.parse_args(arguments)
     for part in ("documents", "questions", "material"):
         (given.folder / part).mkdir(parents=True, exist_ok=True)
     words = questions = 0
-    lines = []
+    lines: dict[str, list[str]] = {"questions": [], "further": []}
     for number in range(given.documents):
         made = document(given.seed, number, tuple(given.words), given.questions, given.read, given.wordings)
         (given.folder / "documents" / f"{made.name}.md").write_text(made.text, "utf-8")
         for part, records in (("questions", made.questions), ("material", made.material)):
             mine = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
             (given.folder / part / f"{made.name}.jsonl").write_text(mine, "utf-8")
-        lines += [json.dumps({"document": made.name, **one}, ensure_ascii=False) + "\n" for one in made.questions]
+        for part, asked in (("questions", made.questions), ("further", made.further)):
+            lines[part] += [json.dumps({"document": made.name, **one}, ensure_ascii=False) + "\n" for one in asked]
         words += len(made.text.split())
         questions += len(made.questions)
-    (given.folder / "questions.jsonl").write_text("".join(lines), "utf-8")
+    for part, written in lines.items():
+        (given.folder / f"{part}.jsonl").write_text("".join(written), "utf-8")
     print(f"{given.documents:,} documents, {words:,} words, {questions:,} questions")
     return 0
 

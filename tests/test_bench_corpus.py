@@ -21,7 +21,12 @@ def test_no_question_is_in_its_documents_material() -> None:
     for number in range(4):
         made = corpus.document("here", number, WORDS, 10, read=True, ways=6)
         assert len(made.questions) == 10
-        assert not {one["question"] for one in made.questions} & {line["prompt"] for line in made.material}
+        studied, asked = {line["prompt"] for line in made.material}, {one["question"] for one in made.questions}
+        further = {one["question"] for one in made.further}
+        assert not asked & studied
+        assert not further & (asked | studied)
+        facts = {(one["evidence"], *one["answers"]) for one in made.further}
+        assert len(further) == len(made.further) == 2 * len(facts)
 
 
 def test_further_wordings_are_of_facts_that_are_read_and_none_is_the_worlds() -> None:
@@ -31,6 +36,6 @@ def test_further_wordings_are_of_facts_that_are_read_and_none_is_the_worlds() ->
     }
     for kind, keys in wordings.items():
         for key, ways in keys.items():
-            assert len(set(ways)) == len(ways) == 6
+            assert len(set(ways)) == len(ways) == corpus.STUDIED + 2
             assert not set(ways) & set(world.kinds()[kind]["facts"][key]["ask"])
             assert all(way.count("{S}") == 1 for way in ways)
