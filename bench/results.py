@@ -3,9 +3,9 @@
     python -m bench.results CORPUS HOME [--with METHOD=EXTRACTOR ...] [--methods LIST] [--k LIST] [--retriever LIST]
                             [--documents N] [--train "WORDS"] [--material]
 
-HOME is a library for this alone. What a person would type is run, a process for each step: `km add`, `km train --all`,
-which trains eight documents side by side, and for each document `km compare --questions`. What is done is not done again:
-the trainings are the library's, and the comparisons are kept in HOME/results, a file for each document and set of methods.
+HOME is a library for this alone. What a person would type is run: `km add`, `km train`, which trains eight documents side by
+side, and for each document what `km compare --questions` does. What is done is not done again: the trainings are the
+library's, and the comparisons are kept in HOME/results, a file for each document and set of methods.
 --documents: only the first N. --train: further words for `km train`, such as "--preset quick". --material: the corpus's own
 study material is imported and studied (`--set tasks=import`) instead of what the base would write, which shows what a better
 writer would bring.
@@ -13,13 +13,15 @@ writer would bring.
 Methods with an extractor are compared with the one that --with names for each, which was trained on other documents:
 
     python -m bench.corpus OTHERS --documents 30 --seed others      (added and trained in HOME with the tag `others`)
-    KM_HOME=HOME km extractor train reader --docs @others --questions OTHERS/questions.jsonl
+    cat OTHERS/questions.jsonl OTHERS/further.jsonl > all.jsonl
+    KM_HOME=HOME km extractor train reader --docs @others --questions all.jsonl
     python -m bench.results CORPUS HOME --with km+ke=reader
 
 Prints a Markdown table: exact match and F1 with 95% bootstrap intervals over all questions, the p-value of a paired
-randomisation test of exact match against `km`, tokens read and written, seconds a question; then exact match by kind of
-question, and `FIGURE name value` lines, among them the share of the gap between the bare base and the gold passage that the
-KM closes. A row that does not fit in the base's context in every document is left out, and that is said.
+randomisation test of exact match against `km`, tokens read and written, seconds a question; then the pairs of rows that an
+extractor or a module sets apart (PAIRS), exact match by kind of question, and `FIGURE name value` lines, among them the
+share of the gap between the bare base and the gold passage that the KM closes. A row that does not fit in the base's context
+in every document is left out, and that is said.
 """
 
 from __future__ import annotations
@@ -31,15 +33,20 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
+import kmcli
+from kmcli.api import Km
+from kmcli.evaluation.comparison import Comparison
 from kmcli.evaluation.metrics import bootstrap, gap_closed, paired_p
 
 METHODS = "bare,km,rag,km+rag,full,gold"
+PAIRS = (("rag+km+ke", "rag+ke"), ("km+rag", "rag"), ("rag+ke", "rag"))
+"""Compared where they read alike; every row is compared with km, and km+ke with each that reads passages."""
 TAG = "corpus"
 PARTLY = 6
 
@@ -48,59 +55,79 @@ PARTLY = 6
 class Row:
     """Of one way of answering, a value a question."""
 
-    exact: list[float] = field(default_factory=list)
-    f1: list[float] = field(default_factory=list)
-    read: list[float] = field(default_factory=list)
-    wrote: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    documents: int = 0
+    exact: list[float]
+    f1: list[float]
+    read: list[int]
+    wrote: list[int]
+    seconds: list[float]
+    kinds: list[str]
+    documents: int = 1
+
+    def add(self, other: Row) -> None:
+        self.exact += other.exact
+        self.f1 += other.f1
+        self.read += other.read
+        self.wrote += other.wrote
+        self.seconds += other.seconds
+        self.kinds += other.kinds
+        self.documents += other.documents
 
 
-def km(home: Path, *words: str, may_fail: bool = False) -> str:
-    """Its stdout; its progress goes where ours goes."""
-    if words[0] != "show":
-        print(f"km {shlex.join(words)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "kmcli", *words],
-        env={**os.environ, "KM_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode and not (may_fail and done.returncode == PARTLY):
+@dataclass(frozen=True)
+class Asked:
+    """What one `km compare` is told. extractor: the id of what `km` answers with."""
+
+    km: Km
+    methods: Sequence[str]
+    retrievers: Sequence[str]
+    ks: Sequence[int]
+    extractor: str = ""
+
+
+def run(home: Path, *words: str) -> None:
+    """A `km` command; its progress goes where ours goes."""
+    print(f"km {shlex.join(words)}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", "kmcli", *words], env={**os.environ, "KM_HOME": str(home)})
+    if done.returncode not in (0, PARTLY):
         raise SystemExit(f"km {words[0]} ended with {done.returncode}: the same command goes on from here")
-    return done.stdout
 
 
-def compared(home: Path, corpus: Path, name: str, flags: Sequence[str]) -> Mapping[str, Any]:
-    """What `km compare --json` says of a document, from the file where it was asked before."""
+def compared(home: Path, corpus: Path, name: str, asked: Asked) -> dict[str, Row]:
+    """What `km compare` finds on a document, from the file where it was asked before: a row a way of answering."""
     questions = corpus / "questions" / f"{name}.jsonl"
-    # another module is compared anew
-    about = json.dumps([list(flags), questions.read_text("utf-8"), shown(home, name)["module"]["id"]])
-    file = home / "results" / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
+    module = asked.km.show(name).entry.module
+    # another module is compared anew, and so is another extractor
+    about = [
+        asked.methods,
+        asked.retrievers,
+        asked.ks,
+        questions.read_text("utf-8"),
+        module and module.id,
+        asked.extractor,
+    ]
+    file = home / "results" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}.json"
     if not file.exists():
-        said = km(home, "compare", name, "--questions", str(questions), *flags, "--json")
+        print(f"km compare {name} --methods {','.join(asked.methods)}", file=sys.stderr, flush=True)
+        found = asked.km.compare(name, questions, methods=asked.methods, retrievers=asked.retrievers, ks=asked.ks)
         temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(json.loads(said)["data"]), "utf-8")
+        temporary.write_text(json.dumps({key: asdict(row) for key, row in rows_of(found).items()}), "utf-8")
         temporary.replace(file)
-    return dict(json.loads(file.read_text("utf-8")))
+    return {key: Row(**row) for key, row in json.loads(file.read_text("utf-8")).items()}
 
 
-def shown(home: Path, name: str) -> dict[str, Any]:
-    return dict(json.loads(km(home, "show", name, "--json"))["data"])
-
-
-def pool(rows: dict[str, Row], data: Mapping[str, Any]) -> None:
-    kinds = [question["kind"] for question in data["questions"]]
-    for key, judged in data["answers"].items():
-        row = rows.setdefault(key, Row())
-        row.documents += 1
-        row.exact += [one["exact_match"] for one in judged]
-        row.f1 += [one["f1"] for one in judged]
-        row.read += [one["answer"]["prompt_tokens"] for one in judged]
-        row.wrote += [one["answer"]["output_tokens"] for one in judged]
-        row.seconds += [one["answer"]["seconds"] for one in judged]
-        row.kinds += kinds
+def rows_of(found: Comparison) -> dict[str, Row]:
+    kinds = [question.kind for question in found.questions]
+    return {
+        key: Row(
+            [one.exact_match for one in judged],
+            [one.f1 for one in judged],
+            [one.answer.prompt_tokens for one in judged],
+            [one.answer.output_tokens for one in judged],
+            [one.answer.seconds for one in judged],
+            kinds,
+        )
+        for key, judged in found.answers.items()
+    }
 
 
 def show(rows: Mapping[str, Row], documents: int) -> None:
@@ -120,6 +147,9 @@ def show(rows: Mapping[str, Row], documents: int) -> None:
     for key, row in rows.items():
         if key not in whole:
             print(f"\n{key}: left out, asked in {row.documents} of {documents} documents.")
+    for one, other in pairs(whole):
+        better = 100 * (fmean(whole[one].exact) - fmean(whole[other].exact))
+        print(f"\n{one} against {other}: {better:+.1f} points, p {paired_p(whole[one].exact, whole[other].exact):.4f}")
     kinds = sorted({kind for row in whole.values() for kind in row.kinds})
     print(f"\n| exact match | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     for key, row in whole.items():
@@ -128,10 +158,18 @@ def show(rows: Mapping[str, Row], documents: int) -> None:
             values = [value for value, own in zip(row.exact, row.kinds, strict=True) if own == kind]
             cells.append(f"{fmean(values):.1%} of {len(values):,}")
         print(f"| {key} | {' | '.join(cells)} |")
-    if {"km", "bare", "gold"} <= whole.keys():
-        closed = gap_closed(*(fmean(whole[key].exact) for key in ("km", "bare", "gold")))
-        figures.append(f"FIGURE results_gap_closed {'none' if closed is None else f'{closed:.3f}'}")
+    for key in ("km", "km+ke"):
+        if {key, "bare", "gold"} <= whole.keys():
+            closed = gap_closed(*(fmean(whole[one].exact) for one in (key, "bare", "gold")))
+            figures.append(f"FIGURE results_{key}_gap_closed {'none' if closed is None else f'{closed:.3f}'}")
     print("\n" + "\n".join(figures), flush=True)
+
+
+def pairs(keys: Collection[str]) -> list[tuple[str, str]]:
+    reading = [key for key in keys if "@" in key]
+    ours = [("km+ke", key) for key in reading if key.startswith("rag@")] if "km+ke" in keys else []
+    alike = [(key, key.replace(one, other, 1)) for one, other in PAIRS for key in reading if key.startswith(f"{one}@")]
+    return ours + [(one, other) for one, other in alike if other in keys]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,32 +187,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = given.home.absolute()
     (home / "results").mkdir(parents=True, exist_ok=True)
     files = sorted((given.corpus / "documents").glob("*.md"))[: given.documents]
-    km(home, "add", *map(str, files), "--tag", TAG)
-    left = [file.stem for file in files if shown(home, file.stem)["state"] != "fresh"]
+    run(home, "add", *map(str, files), "--tag", TAG)
+    with kmcli.open(home) as km:
+        left = [file.stem for file in files if km.show(file.stem).entry.state != "fresh"]
     own = []
     if given.material:
         own = ["--set", "tasks=import"]
         for name in left:
-            km(home, "synth", name, "--import", str(given.corpus / "material" / f"{name}.jsonl"))
+            run(home, "synth", name, "--import", str(given.corpus / "material" / f"{name}.jsonl"))
     if left:
-        km(home, "train", *left, *shlex.split(given.train), *own, may_fail=True)
-    reading = [word for flag in ("k", "retriever") if (value := getattr(given, flag)) for word in (f"--{flag}", value)]
-    sets = [["--methods", given.methods, *reading]]
-    for one in given.extractors:
-        method, _, extractor = one.partition("=")
-        sets.append(["--methods", method, "--extractor", extractor, *reading])
+        run(home, "train", *left, *shlex.split(given.train), *own)
     rows: dict[str, Row] = {}
     untrained = []
-    for file in files:
-        if shown(home, file.stem)["module"] is None:
-            untrained.append(file.stem)
-            continue
-        for flags in sets:
-            pool(rows, compared(home, given.corpus, file.stem, flags))
+    with ExitStack() as until:
+        sets = opened(home, given, until)
+        for file in files:
+            if sets[0].km.show(file.stem).entry.module is None:
+                untrained.append(file.stem)
+                continue
+            for one in sets:
+                for key, row in compared(home, given.corpus, file.stem, one).items():
+                    if key in rows:
+                        rows[key].add(row)
+                    else:
+                        rows[key] = row
     if untrained:
         print(f"Left out, because their training failed: {', '.join(untrained)}\n")
     show(rows, len(files) - len(untrained))
     return 0
+
+
+def opened(home: Path, given: argparse.Namespace, until: ExitStack) -> list[Asked]:
+    """What is asked of each document: without an extractor, and with each."""
+    reading = words(given.retriever), [int(k) for k in words(given.k)]
+    sets = [Asked(until.enter_context(kmcli.open(home)), words(given.methods), *reading)]
+    for one in given.extractors:
+        method, _, name = one.partition("=")
+        km = until.enter_context(kmcli.open(home, extractor=name))
+        (extractor,) = (found.id for found in km.extractor_ls() if found.name == name)
+        sets.append(Asked(km, [method], *reading, extractor))
+    return sets
+
+
+def words(listed: str) -> list[str]:
+    return [word for word in listed.split(",") if word]
 
 
 if __name__ == "__main__":
