@@ -92,19 +92,12 @@ def run(home: Path, *words: str) -> None:
         raise SystemExit(f"km {words[0]} ended with {done.returncode}: the same command goes on from here")
 
 
-def compared(home: Path, corpus: Path, name: str, asked: Asked) -> dict[str, Row]:
-    """What `km compare` finds on a document, from the file where it was asked before: a row a way of answering."""
+def compared(home: Path, corpus: Path, name: str, module: str, asked: Asked) -> dict[str, Row]:
+    """What `km compare` finds on a document by the module of this id, from the file where it was asked before: a row a way
+    of answering."""
     questions = corpus / "questions" / f"{name}.jsonl"
-    module = asked.km.show(name).entry.module
     # another module is compared anew, and so is another extractor
-    about = [
-        asked.methods,
-        asked.retrievers,
-        asked.ks,
-        questions.read_text("utf-8"),
-        module and module.id,
-        asked.extractor,
-    ]
+    about = [asked.methods, asked.retrievers, asked.ks, questions.read_text("utf-8"), module, asked.extractor]
     file = home / "results" / f"{name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}.json"
     if not file.exists():
         print(f"km compare {name} --methods {','.join(asked.methods)}", file=sys.stderr, flush=True)
@@ -202,11 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as until:
         sets = opened(home, given, until)
         for file in files:
-            if sets[0].km.show(file.stem).entry.module is None:
+            module = sets[0].km.show(file.stem).entry.module
+            if module is None:
                 untrained.append(file.stem)
                 continue
             for one in sets:
-                for key, row in compared(home, given.corpus, file.stem, one).items():
+                for key, row in compared(home, given.corpus, file.stem, module.id, one).items():
                     if key in rows:
                         rows[key].add(row)
                     else:
