@@ -1,14 +1,17 @@
 """`--method auto` beside the Knowledge Module alone and retrieval of one passage, and how far its confidence can be trusted.
 
-    python -m bench.auto EXAMPLES [--animals LIBRARY] [--every N] [--start N] [--examined]
+    python -m bench.auto [--examples LIBRARY] [--animals LIBRARY] [--corpus LIBRARY QUESTIONS] [--every N] [--start N]
+                         [--examined] [--keep FILE]
 
-EXAMPLES is a library with documents of examples/ (by their names there) that were trained with an exam; LIBRARY is one that
-bench.each_library has made, of which every N-th document is taken. Modules without an exam are examined first, which is
-kept (--examined: they are left out). Both libraries are written to: give copies.
+--examples: a library with documents of examples/ (by their names there) that were trained with an exam. --animals: one that
+bench.each_library has made. --corpus: one with documents of bench.corpus by their names there, and its questions. Of
+animals and corpus every N-th document is taken. Modules without an exam are examined first, which is kept (--examined: they
+are left out). All libraries are written to: give copies. --keep: every answer as a line of JSON, at the end of this file.
 
-Questions with an answer: those of examples/, and each animal's about what its document says. Without: of the animals what
-their documents leave open of the animal itself, and a question about another animal; of harbour the list below, and a third
-as many as it has questions, of the almanac, and the other way round.
+Questions with an answer: those of examples/ and of the corpus, and each animal's about what its document says. Without: of
+the animals what their documents leave open of the animal itself, and a question about another animal; of harbour the list
+below, and a third as many as it has questions, of the almanac, and the other way round; of the corpus what it says has none,
+and a third as many questions about its other documents.
 
 Prints a table by library with Wilson's 95% intervals, and lines `FIGURE name value`: accuracy and tokens on the questions
 with an answer, calibration error on all. A refusal counts where auto says that the document does not say.
@@ -21,7 +24,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -29,19 +32,21 @@ from bench import each_library
 from bench.routing import share
 
 from kmcli.adapters import lora
+from kmcli.engines import Chat
 from kmcli.engines.hf import HfEngine
-from kmcli.evaluation.methods import build_chat
+from kmcli.evaluation.methods import build_chat, fit
 from kmcli.evaluation.metrics import exact_match
 from kmcli.routing.confidence import calibration_error
 from kmcli.types import Document, KnowledgeModule, silent
 from kmcli.workflows import calibrating
-from kmcli.workflows.auto import NOT_SAID, SAMPLING, Auto, Choice, calibration_of, reader_of
+from kmcli.workflows.auto import NOT_SAID, SAMPLING, Auto, Choice, Reader, calibration_of, reader_of
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import House, counter, open_house
 from kmcli.workflows.pair import Pair
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("harbour", "almanac")
+WIDE = 5
 LEFT_OPEN = """\
 Who designed the lighthouse of Taldrin?
 How long is the Brennik river?
@@ -93,16 +98,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """right: exact match, of km and of one passage read by the base. tokens: that each of them read."""
+    """right: exact match, of km, of one passage read by the base, and of as many as fit of five. tokens: that each read."""
 
     case: Case
     choice: Choice
     km: bool
     rag: bool
+    wide: bool
     km_tokens: int
     rag_tokens: int
-    best: bool
-    """Whether the better answer of the two is right."""
+    wide_tokens: int
+
+    @property
+    def best(self) -> bool:
+        """Whether the better answer of the two that auto chooses from is right."""
+        return self.km or self.rag
 
     @property
     def right(self) -> bool:
@@ -154,6 +164,20 @@ def of_animals(house: House) -> dict[str, list[Case]]:
     return found
 
 
+def of_corpus(house: House, questions: Path) -> dict[str, list[Case]]:
+    """By document, of those that have a module."""
+    lines = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
+    trained = {one.name for one in house.library.documents() if house.library.module(one)}
+    found: dict[str, list[Case]] = {}
+    for one in lines:
+        if one["document"] in trained:
+            found.setdefault(one["document"], []).append(Case(one["question"], tuple(one["answers"])))
+    for name, cases in found.items():
+        others = [one["question"] for one in lines if one["answers"] and one["document"] != name]
+        cases += [Case(one, ()) for one in random.Random(name).sample(others, len(cases) // 3)]
+    return found
+
+
 def ask(
     house: House, document: Document, module: KnowledgeModule, loader: Loader, cases: Sequence[Case]
 ) -> list[Result]:
@@ -168,19 +192,22 @@ def ask(
         questions = [case.question for case in cases]
         choices = Auto(Pair(km, plain, counter(loaded)), reader, calibration).ask(questions)
         alone = km.generate([build_chat("km", one, base.prompts) for one in questions], SAMPLING)
-        shown = [reader.to_read(plain, one) for one in questions]
-        chats = [
-            found[0] if found else build_chat("rag", one, base.prompts)
-            for one, found in zip(questions, shown, strict=True)
-        ]
-        read = plain.generate(chats, SAMPLING)
+        read, wide = (
+            plain.generate([_under(reader, plain, one, passages) for one in questions], SAMPLING)
+            for passages in (1, WIDE)
+        )
     finally:
         model.unload().eval()
     results = []
-    for case, choice, first, second in zip(cases, choices, alone, read, strict=True):
-        rights = is_right(first.text, case), is_right(second.text, case)
-        results.append(Result(case, choice, *rights, first.prompt_tokens, second.prompt_tokens, any(rights)))
+    for case, choice, *said in zip(cases, choices, alone, read, wide, strict=True):
+        right = (is_right(one.text, case) for one in said)
+        results.append(Result(case, choice, *right, *(one.prompt_tokens for one in said)))
     return results
+
+
+def _under(reader: Reader, plain: HfEngine, question: str, passages: int) -> Chat:
+    found = fit("rag", plain, question, reader.prompts, SAMPLING, passages=reader.index.search(question, passages))
+    return found[0] if found else build_chat("rag", question, reader.prompts)
 
 
 def prepared(
@@ -211,16 +238,17 @@ def tell(name: str, results: Sequence[Result]) -> list[tuple[str, float]]:
         "auto": sum(one.right for one in known),
         "km": sum(one.km for one in known),
         "rag": sum(one.rag for one in known),
+        "wide": sum(one.wide for one in known),
     }
-    tokens = fmean(one.choice.prompt_tokens for one in known) / fmean(one.rag_tokens for one in known)
-    every = fmean(one.choice.prompt_tokens for one in results) / fmean(one.rag_tokens for one in results)
+    read = fmean(one.choice.prompt_tokens for one in known)
+    tokens, wide = (read / fmean(of) for of in ([one.rag_tokens for one in known], [one.wide_tokens for one in known]))
     error = calibration_error([(one.choice.confidence, one.borne_out) for one in results])
     answered = calibration_error([(one.choice.confidence, one.right) for one in results if one.choice.by])
     flagged = sum(one.choice.doubtful for one in wrong)
     precision, recall = quiet / max(1, len(said)), quiet / max(1, len(unknown))
     cells = [
-        *(share(right[way], len(known)) for way in ("auto", "km", "rag")),
-        f"{tokens:.2f} ({every:.2f})",
+        *(share(right[way], len(known)) for way in ("auto", "km", "rag", "wide")),
+        f"{tokens:.2f}, {wide:.2f}",
         f"{error:.3f} ({answered:.3f})",
         share(quiet, len(said)),
         share(quiet, len(unknown)),
@@ -228,11 +256,11 @@ def tell(name: str, results: Sequence[Result]) -> list[tuple[str, float]]:
         share(flagged, len(wrong)),
     ]
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    gain = 100 * (right["auto"] - max(right["km"], right["rag"])) / max(1, len(known))
+    gain = 100 * (right["auto"] - max(right["km"], right["rag"], right["wide"])) / max(1, len(known))
     return [
         ("auto_vs_best_single_points", gain),
-        ("auto_tokens_vs_rag", tokens),
-        ("auto_tokens_vs_rag_all", every),
+        ("auto_tokens_vs_rag", wide),
+        ("auto_tokens_vs_rag_1", tokens),
         ("calibration_error", error),
         ("unanswerable_precision", precision),
         ("unanswerable_recall", recall),
@@ -255,40 +283,58 @@ def at_recall(results: Sequence[Result], recall: float) -> float:
     return 0.0
 
 
+def asked(house: House, way: str, questions: Path | None) -> dict[str, list[Case]]:
+    """By document, of one of the three kinds of library."""
+    if way == "animals":
+        return of_animals(house)
+    if questions:
+        return of_corpus(house, questions)
+    here = {one.name for one in house.library.documents()}
+    return {name: of_examples(name) for name in NAMES if name in here}
+
+
+def keep(file: Path, name: str, results: Sequence[Result]) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        for one in results:
+            out.write(json.dumps({"document": name, **asdict(one), "right": one.right, "silent": one.silent}) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("examples", type=Path)
+    parser.add_argument("--examples", type=Path)
     parser.add_argument("--animals", type=Path)
+    parser.add_argument("--corpus", type=Path, nargs=2, metavar=("LIBRARY", "QUESTIONS"), default=(None, None))
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--examined", action="store_true")
+    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    print(
-        "| documents | auto right | km | rag@1 | tokens of rag@1's, with an answer (all) | ECE (of answers) | ", end=""
-    )
+    corpus, questions = given.corpus
+    print("| documents | auto right | km | rag@1 | rag@5 | tokens of rag@1's, of rag@5's | ECE (of answers) | ", end="")
     print("'does not say': precision | recall | precision at recall 0.7 | of wrong answers doubtful |")
-    print("|" + "---|" * 10)
+    print("|" + "---|" * 11)
     everything: list[Result] = []
-    for folder, animals in ((given.examples, False), (given.animals, True)):
+    for way, folder in (("examples", given.examples), ("animals", given.animals), ("documents", corpus)):
         if folder is None:
             continue
         os.environ["KM_HOME"] = str(folder)
         with open_house({}, silent) as house:
             loader = Loader(house)
-            cases = of_animals(house) if animals else {}
-            here = {one.name for one in house.library.documents()}
-            names = sorted(cases)[given.start :: given.every] if animals else [one for one in NAMES if one in here]
-            results: list[Result] = []
+            cases = asked(house, way, questions)
+            names = list(cases) if way == "examples" else sorted(cases)[given.start :: given.every]
+            of_library: list[Result] = []
             documents = 0
             for document, module in prepared(house, loader, names, given.examined):
-                found = ask(house, document, module, loader, cases.get(document.name) or of_examples(document.name))
-                results += found
+                found = ask(house, document, module, loader, cases[document.name])
+                of_library += found
                 documents += 1
-                if not animals:
+                if given.keep:
+                    keep(given.keep, document.name, found)
+                if way == "examples":
                     tell(document.name, found)
-            if animals and results:
-                tell(f"{documents} animals", results)
-            everything += results
+            if way != "examples" and of_library:
+                tell(f"{documents} {way}", of_library)
+            everything += of_library
     figures = tell("all", everything)
     print()
     for name, value in figures:

@@ -1,9 +1,12 @@
 """What an exam is worth: study that it drives against uniform study, at equal total training.
 
-    python -m bench.exam FOLDER [--documents N] [--seeds N] [--words LEAST MOST] [--rounds N] [--set KEY=VALUE ...]
+    python -m bench.exam FOLDER [--documents N] [--seeds N] [--words LEAST MOST] [--wordings N] [--rounds N]
+                         [--set KEY=VALUE ...]
 
 Documents are those of bench/corpus.py, each with its questions; their study material is the corpus's own beside what the
-base writes about them (`tasks=import,qa`), because of that alone the embedded base writes too little. For each seed:
+base writes about them (`tasks=import,qa`), because of that alone the embedded base writes too little. The exam asks what is
+held out of the one (`--set held_out=SHARE`; --wordings: in how many more ways that asks for each fact) and what the base
+writes for it. For each seed:
 
     first       `km train` with an exam and no rounds
     examined    from there the rounds that the exam asks for (workflows/rounds.py), as `km train` takes them
@@ -258,14 +261,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--documents", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--words", type=int, nargs=2, default=(2000, 8000), metavar=("LEAST", "MOST"))
+    parser.add_argument("--wordings", type=int, default=0, choices=range(corpus.STUDIED + 1), metavar="N")
     parser.add_argument("--rounds", type=int, default=4, help="At most.")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(arguments)
-    made = [corpus.document("examined", number, tuple(given.words), 25, True) for number in range(given.documents)]
+    made = [
+        corpus.document("examined", number, tuple(given.words), 25, True, given.wordings)
+        for number in range(given.documents)
+    ]
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     size = folder / "size.json"
-    told = {"words": list(given.words), "rounds": given.rounds, "settings": given.settings}
+    told = {"words": list(given.words), "wordings": given.wordings, "rounds": given.rounds, "settings": given.settings}
     if size.exists() and json.loads(size.read_text("utf-8")) != told:
         raise SystemExit(f"{folder} holds a run of another size: {size.read_text('utf-8')}")
     size.write_text(json.dumps(told), "utf-8")

@@ -1,7 +1,7 @@
 """Redline: what it takes to bring a Knowledge Module up to date where 1% of the facts have changed, and what it loses.
 
-    python -m bench.redline [--documents N] [--facts N] [--changed N] [--rounds N] [--set KEY=VALUE]... [--seed SEED]
-                            [--work FOLDER]
+    python -m bench.redline [--documents N] [--facts N] [--wordings N] [--changed N] [--rounds N] [--set KEY=VALUE]...
+                            [--seed SEED] [--work FOLDER]
 
 Documents of the template world as in bench/corpus.py, trained on questions that the world writes, those of them that the
 embedded base answers rightly with their section in front of it: as in `km synth`, what it does not read is not studied. Then
@@ -9,8 +9,9 @@ facts are given another value of their sort, the new text is added as an update,
 `km train` does what it does by itself. Each document is asked, closed book, every question of its material: before and
 after where the fact stands, after where it changed. These questions were studied: what is measured is what an update does to
 what is known, and version 0 of the embedded base knows little in other words than it studied.
---rounds: so often, from the same modules, with other facts changed each time. --work: a folder in which the trained library
-is kept, for other runs with the same documents.
+--wordings: that material asks for each fact in N more ways (bench/wordings.toml). --rounds: so often, from the same modules,
+with other facts changed each time. --work: a folder in which the trained library is kept, for other runs with the same
+documents.
 
     redline_time      the update's time as a share of the full training's: of the processor, all threads, because
                       a machine that does other things as well says nothing by the clock; writing material is in neither
@@ -35,7 +36,7 @@ from pathlib import Path
 from statistics import fmean
 
 from basemodel import world
-from bench.corpus import can_read
+from bench.corpus import STUDIED, can_read, further
 
 from kmcli import bases
 from kmcli.adapters import lora
@@ -62,7 +63,7 @@ class Generated:
         return "\n\n".join(self.sections) + "\n"
 
 
-def document(seed: str, number: int, facts: int) -> Generated:
+def document(seed: str, number: int, facts: int, ways: int) -> Generated:
     r = random.Random(f"redline {seed} {number}")
     sections: list[str] = []
     known: list[tuple[world.Fact, int]] = []
@@ -70,12 +71,16 @@ def document(seed: str, number: int, facts: int) -> Generated:
     while len(known) < facts:
         made = world.make(r, r.randint(2, 4), 4, evaluation=True)
         mine = {fact.subject.casefold() for fact in made.facts}
-        good = [fact for fact in made.facts if can_read(fact)]
+        good = [in_more_words(fact, ways) for fact in made.facts if can_read(fact)]
         if good and not mine & subjects:
             subjects |= mine
             known += [(fact, len(sections)) for fact in good]
             sections.append(made.text)
     return Generated(f"redline-{number}", sections, known)
+
+
+def in_more_words(fact: world.Fact, ways: int) -> world.Fact:
+    return replace(fact, asked=(*fact.asked, *further(fact)[:ways]))
 
 
 def readable(loaded: bases.Loaded, made: Generated) -> Generated:
@@ -100,7 +105,7 @@ def right(answer: str, fact: world.Fact) -> bool:
 
 
 def change(
-    loaded: bases.Loaded, made: Generated, count: int, seed: str
+    loaded: bases.Loaded, made: Generated, count: int, seed: str, ways: int
 ) -> tuple[Generated, dict[world.Fact, world.Fact]]:
     """The document with other values for some facts, and the new fact, with the questions that the base can read, for each
     old one."""
@@ -112,7 +117,7 @@ def change(
         new = fact
         while normalise(new.value) in normalise(made.text) or not new.asked:
             new = world._fact(fact.kind, fact.key, fact.subject, r, True)
-        tried.append((fact, place, new))
+        tried.append((fact, place, in_more_words(new, ways)))
     alone = [made.sections[place].replace(fact.value, new.value) for fact, place, new in tried]
     read = readable(loaded, Generated("", alone, [(new, number) for number, (*_, new) in enumerate(tried)]))
     sections, changed = list(made.sections), dict[world.Fact, world.Fact]()
@@ -203,11 +208,12 @@ def one_round(
     before: dict[str, list[str]],
     count: int,
     seed: str,
+    ways: int,
     found: Found,
 ) -> None:
     """before: what each document's module answers to all its questions."""
     options = RecipeOptions(settings=("tasks=import", "held_out=0"))
-    pairs = [change(loaded, made, count, seed) for made in old]
+    pairs = [change(loaded, made, count, seed, ways) for made in old]
     for made, changed in pairs:
         add(house, made)
         import_material(house, made, list(changed.values()), options)
@@ -230,6 +236,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=4)
     parser.add_argument("--facts", type=int, default=100)
+    parser.add_argument("--wordings", type=int, default=0, choices=range(STUDIED + 1), metavar="N")
     parser.add_argument("--changed", type=int, default=0, help="facts of a document; 0: 1%%, at least one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="settings")
@@ -237,7 +244,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--work", type=Path)
     given = parser.parse_args(arguments)
     options = RecipeOptions(settings=("tasks=import", "held_out=0", "exam=no", *given.settings))
-    drawn = [document(given.seed, number, given.facts) for number in range(given.documents)]
+    drawn = [document(given.seed, number, given.facts, given.wordings) for number in range(given.documents)]
     count = given.changed or max(1, round(given.facts / 100))
 
     def report(event: Event) -> None:
@@ -256,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
                 for made in old if number == 0 else ():
                     every: Asked = [(question, fact) for fact, _ in made.facts for question in fact.asked]
                     before[made.name] = answers(house, loaded, made.name, every)
-                one_round(house, loaded, old, before, count, f"{given.seed} {number}", found)
+                one_round(house, loaded, old, before, count, f"{given.seed} {number}", given.wordings, found)
             shutil.rmtree(Path(name) / str(number))
     was, now = (fmean(pair[side] for pair in found.unchanged) for side in (0, 1))
     lost = bootstrap([float(first) - second for first, second in found.unchanged])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,26 @@ def test_a_question_that_was_trained_on_is_not_asked(km: Km, permits: Path) -> N
         ids = [one.id for some in found.values() for one in some]
         assert ids.count("new") == 1
         assert not {"same", "other"} & set(ids)
+
+
+def test_what_is_held_out_of_imported_material_is_asked(km: Km, permits: Path, tmp_path: Path, km_home: Path) -> None:
+    """Its own answer counts, not what the base reads; what is long, or says that there is no answer, is not asked, and
+    nothing is written beside it."""
+    ways = ("Which fee is due for berth permits", "What do berth permits cost", "How much are berth permits")
+    lines = [{"prompt": f"{way} {number}?", "response": "80 dollars"} for way in ways for number in range(10)]
+    lines += [{"prompt": f"Who approves permit {number}?", "response": "The text does not say."} for number in range(20)]
+    long = "Berth permits are handled by the safety department and must be requested within 10 days of arrival."
+    lines += [{"prompt": f"What of berth permits {number}?", "response": long} for number in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert km("synth", "permits", "--import", str(tmp_path / "in.jsonl")).code == 0
+    only = ["tasks=import" if word == "tasks=qa" else word for word in EXAM]
+    assert "tasks=import" in only
+    assert km("train", "permits", *only, "--set", "held_out=0.5").code == 0
+    data = km("show", "permits", "--exam", "--json").envelope["data"]
+    asked = [one for passage in data["passages"] for one in passage["questions"]]
+    assert {one["reference"] for one in asked} == {"80 dollars"}
+    assert len(asked) == exam.PHRASINGS
+    assert questions_of(km_home) == []
 
 
 def test_no_exam(km: Km, permits: Path, km_home: Path) -> None:

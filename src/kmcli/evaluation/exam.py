@@ -1,7 +1,7 @@
 """An exam's grading: what a Knowledge Module answers, closed book, against what the teacher answers with the passage.
 
 The teacher is the base, and it is what the module learnt from: an exam says how much of what the base reads in a document
-the module has learnt, not whether the base reads it rightly.
+the module has learnt, not whether the base reads it rightly. Imported questions come with answers, which count instead.
 """
 
 from __future__ import annotations

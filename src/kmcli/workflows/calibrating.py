@@ -19,9 +19,9 @@ from kmcli.library.exams import Exam, Graded
 from kmcli.routing import confidence, support
 from kmcli.routing.confidence import Calibration, Example
 from kmcli.synthesis import TASKS
-from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.types import Document, Event, KnowledgeModule, Sample, text_hash
 from kmcli.workflows import exam as exams
+from kmcli.workflows import held_out
 from kmcli.workflows.auto import SAMPLING, Reader, reader_of
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.conflicts import Ask, conflicts
@@ -183,8 +183,8 @@ def strangers(house: House, document: Document, number: int, prompts: Prompts) -
 def _asked_of(house: House, other: Document, prompts: Prompts) -> list[str]:
     """A document's own questions: of its exam, or of its study material."""
     samples = [one for _, some in house.library.exams.questions(other) for one in some]
-    asking = {name for name, task in TASKS.items() if task.parser in SHORT_ANSWERS}
-    samples = samples or [one for one in house.library.samples(other) if one.task in asking]
+    asking = held_out.asking(TASKS)
+    samples = samples or [one for one in house.library.samples(other) if exams.asks(one, asking, prompts)]
     return [prompts.question_of(one.prompt) for one in samples[:MOST]]
 
 

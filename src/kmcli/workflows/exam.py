@@ -1,7 +1,8 @@
 """The exam that ends a training: the Knowledge Module is asked, closed book, about what each passage says.
 
 Questions are written by the one who writes the study material, before the training and into a file of their own, and are
-checked like any sample. One that was trained on, whatever its case and punctuation, is not asked.
+checked like any sample; what is held out of the material is asked too, imported questions as well. One that was trained on,
+whatever its case and punctuation, is not asked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,14 @@ from kmcli.engines import Engine
 from kmcli.evaluation.exam import grade, references
 from kmcli.library.exams import Exam, Graded, Head, Passage
 from kmcli.metrics import normalise
-from kmcli.synthesis import TASKS, Task
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.synthesis.estimate import estimate
 from kmcli.synthesis.plan import plan
 from kmcli.synthesis.write import Unit, write
 from kmcli.training.mixture import study_tasks
-from kmcli.types import Chunk, Document, Event, KnowledgeModule, Recipe, Sample, text_hash
+from kmcli.types import IMPORTED, Chunk, Document, Event, KnowledgeModule, Recipe, Sample, text_hash
+from kmcli.workflows.held_out import asking_of
 from kmcli.workflows.house import House
 from kmcli.workflows.imported import attach
 from kmcli.workflows.material import makers_of
@@ -39,6 +40,8 @@ SHARE = 4
 OTHER_SEED = 1_000_003
 PHRASINGS = 2
 """In how many ways a fact is asked for at most: a base may write dozens about the one thing that it understands."""
+WORDS = 12
+"""Of an imported answer at most: a longer one is seldom said again in the same words. What is written here is checked."""
 ASKING_SECONDS = 20.0
 """For which questions are asked at least; beyond that, for as long as the training took."""
 QUESTIONS_A_TURN = 128
@@ -105,10 +108,12 @@ def _to_write(
 
 def short_answers(recipe: Recipe, share: int, seed: int) -> Recipe:
     """The recipe by which the exam is written: the tasks of the study material that ask for short answers, with one in
-    `share` of their generations."""
-    asking = {name: one for name, one in plan(recipe).items() if one.task.parser in SHORT_ANSWERS}
-    few = {name: max(1, one.generations // share) for name, one in asking.items() if one.task.check == "agrees"}
-    tasks = few or {"qa": max(1, recipe.generations // share)}
+    `share` of their generations; "qa" where there are none, and nothing where all of the material is imported."""
+    planned = plan(recipe)
+    asking = {name: one for name, one in planned.items() if one.task.parser in SHORT_ANSWERS}
+    tasks = {name: max(1, one.generations // share) for name, one in asking.items() if one.task.check == "agrees"}
+    if planned and not tasks:
+        tasks = {"qa": max(1, recipe.generations // share)}
     named = tuple(f"{name}:{number}" for name, number in tasks.items())
     return replace(recipe, tasks=named, seed=seed, judge=False, min_score=0, max_tokens="")
 
@@ -217,13 +222,17 @@ def _asked(
 ) -> dict[str, Graded]:
     """Grades by sample; none where the teacher gives no answer, nor where it gave the same one to others of that passage.
 
-    asked: each with the text of its chunk.
+    asked: each with the text of its chunk. What was imported comes with its answer, and who wrote that was its teacher.
     """
-    under = [prompts.under_text.format(text=text, question=one.prompt) for one, text in asked]
-    expected = references(teacher, [[("user", chat)] for chat in under], prompts)
+    expected = {one.id: one.response for one, _ in asked if one.engine == IMPORTED}
+    own = [(one, text) for one, text in asked if one.engine != IMPORTED]
+    under = [prompts.under_text.format(text=text, question=one.prompt) for one, text in own]
+    said = references(teacher, [[("user", chat)] for chat in under], prompts)
+    expected |= {one.id: answer for (one, _), answer in zip(own, said, strict=True)}
     of_fact: Counter[tuple[str, str]] = Counter()
     chosen: list[tuple[Sample, str]] = []
-    for (one, _), right in zip(asked, expected, strict=True):
+    for one, _ in asked:
+        right = expected[one.id]
         fact = one.chunk_sha256, normalise(right)
         if right and of_fact[fact] < PHRASINGS:
             of_fact[fact] += 1
@@ -243,8 +252,7 @@ def questions(
     here = {chunk.sha256 for chunk in chunks}
     studied = [one for one in attach(house, document, loaded, recipe, chunks).samples if one.chunk_sha256 in here]
     taught, held = training.split(studied, recipe)
-    tasks: dict[str, Task] = {**TASKS} | {name: planned.task for name, planned in plan(recipe).items()}
-    asking = {name for name, task in tasks.items() if task.parser in SHORT_ANSWERS}
+    asking, prompts = asking_of(recipe), loaded.base.prompts
     written = [one for _, samples in house.library.exams.questions(document) for one in samples]
     own = [one for one in written if (one.model, one.revision) == recipe.writer and one.chunk_sha256 in here]
     seen = {normalise(one.prompt) for one in taught}
@@ -255,11 +263,18 @@ def questions(
         return sum(used[word] < 2 and word not in said for word in normalise(one.prompt).split())
 
     found: dict[str, list[Sample]] = {}
-    for one in (*own, *(one for one in held if one.task in asking)):
+    for one in (*own, *(one for one in held if asks(one, asking, prompts))):
         if (words := normalise(one.prompt)) not in seen:
             seen.add(words)
             found.setdefault(one.chunk_sha256, []).append(one)
     return {chunk: sorted(some, key=strange) for chunk, some in found.items()}
+
+
+def asks(sample: Sample, asking: Collection[str], prompts: Prompts) -> bool:
+    """Whether study material is a question with a short answer. asking: the tasks that write such."""
+    if sample.engine != IMPORTED:
+        return sample.task in asking
+    return 0 < len(normalise(sample.response).split()) <= WORDS and not prompts.refuses(sample.response)
 
 
 def _pages(chunk: Chunk) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from kmcli.metrics import normalise
 from kmcli.synthesis import TASKS, Task
 from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.synthesis.plan import plan
-from kmcli.types import IMPORTED, Document, KnowledgeModule, Question, Recipe, Sample
+from kmcli.types import IMPORTED, Document, KnowledgeModule, Question, Recipe, Sample, TaskName
 from kmcli.workflows.house import House
 from kmcli.workflows.imported import attach
 
@@ -33,7 +33,7 @@ def questions(house: House, document: Document, module: KnowledgeModule, loaded:
     ]
 
 
-def asking(tasks: Mapping[str, Task]) -> set[str]:
+def asking(tasks: Mapping[str, Task] | Mapping[TaskName, Task]) -> set[str]:
     """Those of the tasks, by name, whose samples are questions with a short answer."""
     return {name for name, task in tasks.items() if task.parser in SHORT_ANSWERS}
 
