@@ -122,7 +122,9 @@ def test_what_is_held_out_of_imported_material_is_asked(km: Km, permits: Path, t
     nothing is written beside it."""
     ways = ("Which fee is due for berth permits", "What do berth permits cost", "How much are berth permits")
     lines = [{"prompt": f"{way} {number}?", "response": "80 dollars"} for way in ways for number in range(10)]
-    lines += [{"prompt": f"Who approves permit {number}?", "response": "The text does not say."} for number in range(20)]
+    lines += [
+        {"prompt": f"Who approves permit {number}?", "response": "The text does not say."} for number in range(20)
+    ]
     long = "Berth permits are handled by the safety department and must be requested within 10 days of arrival."
     lines += [{"prompt": f"What of berth permits {number}?", "response": long} for number in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))

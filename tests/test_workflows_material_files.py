@@ -260,6 +260,28 @@ def test_imported_samples_follow_the_text_when_it_changes(house: House) -> None:
     ]
 
 
+def test_a_value_that_changed_is_taught_to_every_question_that_had_the_old_one(house: House) -> None:
+    built = ("When was the mill built?", "Since when has the mill stood?", "Of which year is the mill?")
+    other = {"prompt": "When was it rebuilt?", "response": "never", "context": MILL}
+    bring(house, *({"prompt": one, "response": "1871", "context": MILL} for one in built), other)
+    changed = PAGES.replace("1871", "1902").replace("never", "soon")
+    assert house.library.add(Ingested("/notes.txt", "text", "notes", changed.encode(), changed, 2)).action == "updated"
+    now = MILL.replace("1871", "1902").replace("never", "soon")
+    bring(house, {"prompt": built[0].lower(), "response": "In 1902", "context": now})
+    fitted = attached(house, 8)
+    assert {one.prompt: one.response for one in fitted.samples} == {
+        built[0].lower(): "In 1902",
+        built[1]: "In 1902",
+        built[2]: "In 1902",
+    }
+    assert (fitted.renewed, fitted.superseded) == (2, 2)
+    assert len({one.chunk_sha256 for one in fitted.samples}) == 1
+    assert len({one.id for one in fitted.samples}) == 3
+    # two new answers to the same question: nobody knows which of them counts
+    bring(house, {"prompt": built[1], "response": "1903", "context": now})
+    assert attached(house, 8).renewed == 0
+
+
 def test_a_recipe_may_ask_for_imported_material_alone() -> None:
     samples = [Sample(str(n), "c", "import", f"Question {n}?", "a", IMPORTED, "", "", 0) for n in range(200)]
     taught, held = split(samples, Recipe(tasks=("import",)))

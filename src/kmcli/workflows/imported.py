@@ -10,6 +10,7 @@ from kmcli.chunking import locate
 from kmcli.metrics import normalise
 from kmcli.objectives.views import Reads
 from kmcli.retrieval import Index
+from kmcli.synthesis.write import sample_id
 from kmcli.types import IMPORTED, Chunk, Document, Event, Recipe, Sample, text_hash
 from kmcli.workflows.house import House, counter, usable
 
@@ -64,11 +65,13 @@ def finder(house: House, document: Document, chunks: Sequence[Chunk]) -> Iterato
 @dataclass(frozen=True, slots=True)
 class Attached:
     """samples: what can be studied. Of those imported: moved, how many were written about another piece of text than the
-    chunk they have now; strange, how many have no word in common with the document; superseded, how many have an answer that
-    it no longer has; long, how many do not fit the base."""
+    chunk they have now; renewed, how many have the text's new answer in place of their own; strange, how many have no word
+    in common with the document; superseded, how many have an answer that it no longer has; long, how many do not fit the
+    base."""
 
     samples: list[Sample]
     moved: int = 0
+    renewed: int = 0
     strange: int = 0
     superseded: int = 0
     long: int = 0
@@ -83,7 +86,8 @@ def attach(house: House, document: Document, loaded: Reads, recipe: Recipe, chun
     others = house.library.chunk_texts(document)
     count = counter(loaded)
     kept: list[Sample] = []
-    moved = strange = superseded = long = 0
+    gone: list[Sample] = []
+    moved = strange = long = 0
     with finder(house, document, chunks) as search:
         for sample in samples:
             sha256: str | None = sample.chunk_sha256
@@ -96,19 +100,48 @@ def attach(house: House, document: Document, loaded: Reads, recipe: Recipe, chun
             if sha256 is None:
                 strange += 1
             elif search.superseded(sample.response, came_with, sha256):
-                superseded += 1
+                gone.append(sample)
             elif _length(sample, texts[sha256], loaded) + count(sample.response) >= loaded.base.context:
                 long += 1
             else:
                 moved += sha256 != sample.chunk_sha256
                 kept.append(replace(sample, chunk_sha256=sha256))
-    return Attached(kept, moved, strange, superseded, long)
+    renewed = _renewed(gone, kept)
+    return Attached([*kept, *renewed], moved, len(renewed), strange, len(gone) - len(renewed), long)
+
+
+def _renewed(gone: Sequence[Sample], kept: Sequence[Sample]) -> list[Sample]:
+    """Superseded samples with the new answer of their passage, which is known where another question had the same answer and
+    now has another one. A question that was studied and is not asked again would go on being answered with the old value.
+
+    gone: superseded; kept: what stands, with its chunks.
+    """
+    said = {normalise(one.prompt): one for one in kept if one.engine == IMPORTED}
+    found: dict[tuple[str, str], dict[str, Sample]] = {}
+    for old in gone:
+        if new := said.get(normalise(old.prompt)):
+            found.setdefault(_fact(old), {})[normalise(new.response)] = new
+    renewed: list[Sample] = []
+    for old in gone:
+        answers = list(found.get(_fact(old), {}).values())
+        if len(answers) == 1 and normalise(old.prompt) not in said:
+            (new,) = answers
+            name = sample_id(new.chunk_sha256, old.task, old.prompt, new.response)
+            renewed.append(replace(old, id=name, chunk_sha256=new.chunk_sha256, response=new.response))
+    return renewed
+
+
+def _fact(sample: Sample) -> tuple[str, str]:
+    return sample.chunk_sha256, normalise(sample.response)
 
 
 def tell(house: House, document: Document, attached: Attached) -> None:
     """Says what became of the imported samples."""
     if attached.moved:
         message = f"imported samples with the chunk of this recipe that fits them best: {attached.moved:,}"
+        house.report(Event("note", message))
+    if attached.renewed:
+        message = f"imported samples with the new answer that another one of their passage has: {attached.renewed:,}"
         house.report(Event("note", message))
     if attached.strange:
         house.warn(f"imported samples left out, without a word in common with {document.name}: {attached.strange:,}")
