@@ -173,8 +173,9 @@ def of_corpus(house: House, questions: Path) -> dict[str, list[Case]]:
         if one["document"] in trained:
             found.setdefault(one["document"], []).append(Case(one["question"], tuple(one["answers"])))
     for name, cases in found.items():
-        others = [one["question"] for one in lines if one["answers"] and one["document"] != name]
-        cases += [Case(one, ()) for one in random.Random(name).sample(others, len(cases) // 3)]
+        mine = {case.question for case in cases}
+        others = [one["question"] for one in lines if one["answers"] and one["question"] not in mine]
+        cases += [Case(one, ()) for one in random.Random(name).sample(others, min(len(others), len(cases) // 3))]
     return found
 
 
@@ -287,7 +288,7 @@ def asked(house: House, way: str, questions: Path | None) -> dict[str, list[Case
     """By document, of one of the three kinds of library."""
     if way == "animals":
         return of_animals(house)
-    if questions:
+    if way == "documents" and questions:
         return of_corpus(house, questions)
     here = {one.name for one in house.library.documents()}
     return {name: of_examples(name) for name in NAMES if name in here}
@@ -309,6 +310,8 @@ def main() -> int:
     parser.add_argument("--examined", action="store_true")
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
+    if not (given.examples or given.animals or given.corpus[0]):
+        parser.error("name a library: --examples, --animals or --corpus")
     corpus, questions = given.corpus
     print("| documents | auto right | km | rag@1 | rag@5 | tokens of rag@1's, of rag@5's | ECE (of answers) | ", end="")
     print("'does not say': precision | recall | precision at recall 0.7 | of wrong answers doubtful |")

@@ -31,7 +31,7 @@ def as_data(choice: Choice | None) -> dict[str, Any] | None:
 
 def surely(choice: Choice) -> str:
     """How likely what is said is right, and why it was chosen."""
-    mark = "doubtful: " if choice.answered and choice.doubtful else ""
+    mark = "doubtful: " if choice.doubtful else ""
     return f"{mark}{choice.confidence:.0%} sure; {choice.because}"
 
 

@@ -26,8 +26,9 @@ RESULT = "exam.jsonl"
 class Graded:
     """A question that was put to a Knowledge Module.
 
-    reference: what the teacher answers with the passage in context. answer: the module's, closed book; probability: with
-    which it gives just these tokens (0 to 1, all of them together, without the one that ends them). f1: how the two agree.
+    reference: what the teacher answers with the passage in context, or what came with an imported question. answer: the
+    module's, closed book; probability: with which it gives just these tokens (0 to 1, all of them together, without the one
+    that ends them). f1: how the two agree.
     """
 
     question: str

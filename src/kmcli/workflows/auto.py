@@ -62,7 +62,7 @@ class Choice:
 
     @property
     def doubtful(self) -> bool:
-        return self.confidence < confidence.DOUBTFUL
+        return self.answered and self.confidence < confidence.DOUBTFUL
 
     def answer(self, seconds: float) -> Answer:
         """seconds: that it took. Its method is `auto` where nobody answers."""

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from kmcli import adapters, training
 from kmcli.bases import Loaded
-from kmcli.bases.prompts import Prompts
+from kmcli.bases.prompts import STYLES, Prompts
 from kmcli.engines import Engine
 from kmcli.evaluation.exam import grade, references
 from kmcli.library.exams import Exam, Graded, Head, Passage
 from kmcli.metrics import normalise
+from kmcli.synthesis import TASKS
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.custom import SHORT_ANSWERS
 from kmcli.synthesis.estimate import estimate
@@ -40,7 +41,7 @@ SHARE = 4
 OTHER_SEED = 1_000_003
 PHRASINGS = 2
 """In how many ways a fact is asked for at most: a base may write dozens about the one thing that it understands."""
-WORDS = 12
+WORDS, LETTERS = 12, 120
 """Of an imported answer at most: a longer one is seldom said again in the same words. What is written here is checked."""
 ASKING_SECONDS = 20.0
 """For which questions are asked at least; beyond that, for as long as the training took."""
@@ -140,7 +141,8 @@ def examine(
     by_chunk = questions(house, document, loaded, recipe, chunks)
     todo = [chunk for chunk in _drawn(chunks) if chunk.sha256 in by_chunk]
     looked_at = {chunk for work, _ in house.library.exams.questions(document) for chunk, *_ in work["units"]}
-    late = sum(chunk.sha256 not in looked_at for chunk in chunks if chunk.sha256 not in by_chunk)
+    writes = bool(short_answers(recipe, SHARE, recipe.seed).tasks)
+    late = sum(writes and chunk.sha256 not in looked_at for chunk in chunks if chunk.sha256 not in by_chunk)
     total, done = sum(map(len, by_chunk.values())), 0
     passages: dict[str, Passage] = {}
     model = adapters.load(loaded, module.path)
@@ -255,16 +257,19 @@ def questions(
     asking, prompts = asking_of(recipe), loaded.base.prompts
     written = [one for _, samples in house.library.exams.questions(document) for one in samples]
     own = [one for one in written if (one.model, one.revision) == recipe.writer and one.chunk_sha256 in here]
-    seen = {normalise(one.prompt) for one in taught}
+    seen = {
+        normalise(prompts.question_of(one.prompt)) for one in taught
+    }  # imported prompts are not put in the base's words
     used = Counter(word for prompt in seen for word in set(prompt.split()))
     said = set(normalise(house.library.text(document)).split())
 
     def strange(one: Sample) -> int:
-        return sum(used[word] < 2 and word not in said for word in normalise(one.prompt).split())
+        words = normalise(prompts.question_of(one.prompt)).split()
+        return sum(used[word] < 2 and word not in said for word in words)
 
     found: dict[str, list[Sample]] = {}
     for one in (*own, *(one for one in held if asks(one, asking, prompts))):
-        if (words := normalise(one.prompt)) not in seen:
+        if (words := normalise(prompts.question_of(one.prompt))) not in seen:
             seen.add(words)
             found.setdefault(one.chunk_sha256, []).append(one)
     return {chunk: sorted(some, key=strange) for chunk, some in found.items()}
@@ -272,9 +277,11 @@ def questions(
 
 def asks(sample: Sample, asking: Collection[str], prompts: Prompts) -> bool:
     """Whether study material is a question with a short answer. asking: the tasks that write such."""
-    if sample.engine != IMPORTED:
+    if sample.engine != IMPORTED or (sample.task in TASKS and sample.task not in asking):
         return sample.task in asking
-    return 0 < len(normalise(sample.response).split()) <= WORDS and not prompts.refuses(sample.response)
+    answer = sample.response
+    short = len(answer) <= LETTERS and 0 < len(normalise(answer).split()) <= WORDS
+    return short and not any(style.refuses(answer) for style in (prompts, *STYLES.values()))
 
 
 def _pages(chunk: Chunk) -> tuple[int, int] | None:

@@ -10,9 +10,9 @@ from kmcli.chunking import locate
 from kmcli.metrics import normalise
 from kmcli.objectives.views import Reads
 from kmcli.retrieval import Index
-from kmcli.synthesis.write import sample_id
 from kmcli.types import IMPORTED, Chunk, Document, Event, Recipe, Sample, text_hash
 from kmcli.workflows.house import House, counter, usable
+from kmcli.workflows.renewed import renewed
 
 
 class Finder:
@@ -87,6 +87,11 @@ def attach(house: House, document: Document, loaded: Reads, recipe: Recipe, chun
     count = counter(loaded)
     kept: list[Sample] = []
     gone: list[Sample] = []
+    now: list[tuple[Sample, str]] = []
+
+    def fits(sample: Sample, text: str) -> bool:
+        return _length(sample, text, loaded) + count(sample.response) < loaded.base.context
+
     moved = strange = long = 0
     with finder(house, document, chunks) as search:
         for sample in samples:
@@ -101,38 +106,14 @@ def attach(house: House, document: Document, loaded: Reads, recipe: Recipe, chun
                 strange += 1
             elif search.superseded(sample.response, came_with, sha256):
                 gone.append(sample)
-            elif _length(sample, texts[sha256], loaded) + count(sample.response) >= loaded.base.context:
+            elif not fits(sample, texts[sha256]):
                 long += 1
             else:
                 moved += sha256 != sample.chunk_sha256
+                now.append((sample, sha256))
                 kept.append(replace(sample, chunk_sha256=sha256))
-    renewed = _renewed(gone, kept)
-    return Attached([*kept, *renewed], moved, len(renewed), strange, len(gone) - len(renewed), long)
-
-
-def _renewed(gone: Sequence[Sample], kept: Sequence[Sample]) -> list[Sample]:
-    """Superseded samples with the new answer of their passage, which is known where another question had the same answer and
-    now has another one. A question that was studied and is not asked again would go on being answered with the old value.
-
-    gone: superseded; kept: what stands, with its chunks.
-    """
-    said = {normalise(one.prompt): one for one in kept if one.engine == IMPORTED}
-    found: dict[tuple[str, str], dict[str, Sample]] = {}
-    for old in gone:
-        if new := said.get(normalise(old.prompt)):
-            found.setdefault(_fact(old), {})[normalise(new.response)] = new
-    renewed: list[Sample] = []
-    for old in gone:
-        answers = list(found.get(_fact(old), {}).values())
-        if len(answers) == 1 and normalise(old.prompt) not in said:
-            (new,) = answers
-            name = sample_id(new.chunk_sha256, old.task, old.prompt, new.response)
-            renewed.append(replace(old, id=name, chunk_sha256=new.chunk_sha256, response=new.response))
-    return renewed
-
-
-def _fact(sample: Sample) -> tuple[str, str]:
-    return sample.chunk_sha256, normalise(sample.response)
+    new = [one for one in renewed(gone, now, others) if fits(one, texts[one.chunk_sha256])]
+    return Attached([*kept, *new], moved, len(new), strange, len(gone) - len(new), long)
 
 
 def tell(house: House, document: Document, attached: Attached) -> None:

@@ -1,8 +1,9 @@
 """The rounds after an exam: what it found unknown is studied again, from the trained adapter on, and asked again.
 
-A round writes about the missed facts (`restudy`), trains on that and on a share of what is known, and puts the exam's own
-questions again. What knows most is kept. All of it lies in the document's workspace, a folder a round, until the last one is
-over: until then the Knowledge Module is the one that was first examined, and the same command goes on after Ctrl-C.
+A round writes about the missed facts (`restudy`; nothing where all material is imported), trains on that and on a share of
+what is known, and puts the exam's own questions again. What knows most is kept. All of it lies in the document's workspace,
+a folder a round, until the last one is over: until then the Knowledge Module is the one that was first examined, and the
+same command goes on after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -113,11 +114,12 @@ def _material(
             new += [Sample(**sample) for sample in line["samples"]]
             for sha256, (text, chunk) in line["pieces"].items():
                 texts[sha256], whose[sha256] = text, chunk
-    secret = {normalise(one.prompt) for one in (*asked, *held)}
+    question_of = course.base.prompts.question_of
+    secret = {normalise(question_of(one.prompt)) for one in (*asked, *held)}
     new = [one for one in new if one.score is None or one.score >= recipe.min_score]
     new = restudy.allowed(new, recipe, secret, taught)
     found = restudy.chosen(taught, new, unknown, whose, number, course.base.prompts)
-    found = [one for one in found if normalise(one.prompt) not in secret]  # also in other words
+    found = [one for one in found if normalise(question_of(one.prompt)) not in secret]  # also in other words
     if not found:
         raise KmError("there is nothing to study about what it does not know.")
     course.written = len(new)
