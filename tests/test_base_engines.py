@@ -14,7 +14,7 @@ import torch
 
 from export_cases import embedded
 from kmcli import bases
-from kmcli.bases.chat import apart as apart_names
+from kmcli.bases.chat import only_text
 from kmcli.engines import Chat
 from kmcli.export import export_gguf
 from kmcli.export.check import TEXTS
@@ -86,8 +86,8 @@ class _Vllm:
 
     def chat_ids(self, chat: Chat) -> list[int]:
         # vLLM takes a special token's name in a text for the token; km never gives it such a text
-        special = [token.content for token in self.model.get_tokenizer().added_tokens_decoder.values() if token.special]
-        messages = [{"role": role, "content": apart_names(content, special)} for role, content in chat]
+        turns = only_text(self.model.get_tokenizer(), list(chat))
+        messages = [{"role": role, "content": content} for role, content in turns]
         return list(self.model.chat(messages, self.sampling, use_tqdm=False)[0].prompt_token_ids)
 
     def expects(self, prompts: list[list[int]]) -> list[Expected]:

@@ -11,14 +11,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def only_text(tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns, in which the special tokens' names, as a document may have them, are no tokens."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [(role, apart(content, special)) for role, content in turns]
+
+
 def chat_ids(tokenizer: PreTrainedTokenizerBase, turns: list[tuple[str, str]]) -> list[int]:
     """See Loaded.chat_ids. A tokenizer without a chat template gets plain text, a turn a paragraph.
 
     Special tokens are what the template writes: their names in a turn, as a document may have them, are only text.
     Raises ResourceError where the template does not allow such a conversation.
     """
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    turns = [(role, apart(content, special)) for role, content in turns]
+    turns = only_text(tokenizer, turns)
     if tokenizer.chat_template:
         from jinja2 import TemplateError
 

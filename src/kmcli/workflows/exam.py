@@ -141,7 +141,7 @@ def examine(
     by_chunk = questions(house, document, loaded, recipe, chunks)
     todo = [chunk for chunk in _drawn(chunks) if chunk.sha256 in by_chunk]
     looked_at = {chunk for work, _ in house.library.exams.questions(document) for chunk, *_ in work["units"]}
-    writes = bool(short_answers(recipe, SHARE, recipe.seed).tasks)
+    writes = bool(plan(recipe))  # not where all of the material is imported
     late = sum(writes and chunk.sha256 not in looked_at for chunk in chunks if chunk.sha256 not in by_chunk)
     total, done = sum(map(len, by_chunk.values())), 0
     passages: dict[str, Passage] = {}
