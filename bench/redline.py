@@ -11,12 +11,14 @@ after where the fact stands, after where it changed. These questions were studie
 what is known, and version 0 of the embedded base knows little in other words than it studied.
 --wordings: that material asks for each fact in N more ways (bench/wordings.toml). --rounds: so often, from the same modules,
 with other facts changed each time. --work: a folder in which the trained library is kept, for other runs with the same
-documents.
+documents and of the same --facts, --wordings, --set and --seed.
 
     redline_time      the update's time as a share of the full training's: of the processor, all threads, because
                       a machine that does other things as well says nothing by the clock; writing material is in neither
     redline_lost      points of exact match lost on unchanged facts, with the 95% interval of the paired difference
     superseded        questions about changed facts that are answered with the old value; new: with the new one
+    redline_auto_...  the same as `km ask` answers by itself: it reads a passage where the module seems wrong. There was no
+                      exam here, so it chooses by the prior
 """
 
 from __future__ import annotations
@@ -44,10 +46,13 @@ from kmcli.engines import Chat, Sampling
 from kmcli.engines.hf import HfEngine
 from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, exact_match, normalise
+from kmcli.routing import confidence
 from kmcli.types import Event, Ingested, Question, Reporter
 from kmcli.workflows import material_files, study
-from kmcli.workflows.house import House, open_house
+from kmcli.workflows.auto import Auto, reader_of
+from kmcli.workflows.house import House, counter, open_house
 from kmcli.workflows.material import RecipeOptions
+from kmcli.workflows.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ def make_library(
     """Documents and their Knowledge Modules, where they are not there. Returns the seconds that these took, and the
     documents with the questions that the base can read."""
     kept = folder / "documents.pickle"
+    drawn = [(made.text, [fact.asked for fact, _ in made.facts]) for made in documents], options.settings
     if not kept.exists():
         os.environ["KM_HOME"] = str(folder)
         with open_house({}, report) as house:
@@ -171,9 +177,11 @@ def make_library(
                 add(house, made)
                 import_material(house, made, [fact for fact, _ in made.facts], options)
             took = train(house, [made.name for made in documents], options)
-            kept.write_bytes(pickle.dumps((took, documents)))
-    found: tuple[float, list[Generated]] = pickle.loads(kept.read_bytes())
-    return found
+            kept.write_bytes(pickle.dumps((drawn, took, documents)))
+    of, seconds, found = pickle.loads(kept.read_bytes())
+    if of != drawn:
+        raise SystemExit(f"{folder} holds other documents. Name another folder, or what it was made with.")
+    return seconds, found
 
 
 Asked = list[tuple[str, world.Fact]]
@@ -190,13 +198,28 @@ def answers(house: House, loaded: bases.Loaded, name: str, asked: Asked) -> list
         model.unload().eval()
 
 
+def by_auto(house: House, loaded: bases.Loaded, name: str, asked: Asked) -> list[str]:
+    """As `answers`, by who is likely right."""
+    document = house.library.find(name)
+    module = house.library.module(document)
+    assert module is not None
+    model, count = lora.load(loaded, module.path), counter(loaded)
+    try:
+        pair = Pair(HfEngine(loaded, model), HfEngine(loaded, model, adapter=False), count)
+        reader = reader_of(house, document, module, house.base_of(document, module), count)
+        return [one.text for one in Auto(pair, reader, confidence.fit([])).ask([question for question, _ in asked])]
+    finally:
+        model.unload().eval()
+
+
 @dataclass
 class Found:
-    """A row a question: whether it was answered rightly before the update, and after. of_changed: about changed facts,
-    whether the answer is the old value, and whether it is the new one. chunks: changed ones, and all."""
+    """A row a question: whether it was answered rightly before the update, and after. of_changed, auto: about changed
+    facts, whether the answer is the old value, and whether it is the new one. chunks: changed ones, and all."""
 
     unchanged: list[tuple[bool, bool]] = field(default_factory=list)
     of_changed: list[tuple[bool, bool]] = field(default_factory=list)
+    auto: list[tuple[bool, bool]] = field(default_factory=list)
     chunks: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -227,6 +250,10 @@ def one_round(
                 print(f"{made.name}: {question} {fact.value} is {changed[fact].value} now: {now}", file=sys.stderr)
             else:
                 found.unchanged.append((right(was, fact), right(now, fact)))
+        again = [(question, fact) for question, fact in every if fact in changed]
+        for (question, fact), now in zip(again, by_auto(house, loaded, made.name, again), strict=True):
+            found.auto.append((right(now, fact), right(now, changed[fact])))
+            print(f"{made.name}: {question} {fact.value} is {changed[fact].value} now; auto: {now}", file=sys.stderr)
         module = house.library.module(house.library.find(made.name))
         assert module is not None
         found.chunks.append((module.metrics["update"]["changed"], module.metrics["update"]["chunks"]))
@@ -276,6 +303,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"FIGURE redline_lost_points {100 * lost.mean:.1f} ({100 * lost.low:.1f} to {100 * lost.high:.1f})")
     print(f"FIGURE superseded {sum(old for old, _ in found.of_changed)} of {len(found.of_changed)}")
     print(f"FIGURE redline_new_right {sum(new for _, new in found.of_changed)} of {len(found.of_changed)}")
+    print(f"FIGURE redline_auto_superseded {sum(old for old, _ in found.auto)} of {len(found.auto)}")
+    print(f"FIGURE redline_auto_new_right {sum(new for _, new in found.auto)} of {len(found.auto)}")
     return 0
 
 

@@ -20,6 +20,7 @@ from kmcli.evaluation.metrics import (
     token_f1,
 )
 from kmcli.evaluation.questions import read_questions
+from kmcli.metrics import occurrences
 from kmcli.types import Question
 
 
@@ -36,6 +37,20 @@ from kmcli.types import Question
 )
 def test_normalisation_is_squads(text: str, normal: str) -> None:
     assert normalise(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "times"),
+    [
+        ("the 12 May", "On 12 May, not on 12 March; 12 May!", 2),
+        ("7", "7, 7 and 17", 2),
+        ("Grondal", "Grondals", 0),
+        ("a", "a tower", 0),
+        ("", "", 0),
+    ],
+)
+def test_occurrences_are_of_whole_words(answer: str, text: str, times: int) -> None:
+    assert occurrences(answer, text) == times
 
 
 def test_exact_match_takes_any_reference() -> None:

@@ -20,6 +20,13 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+def occurrences(answer: str, text: str) -> int:
+    """How often a text has an answer's words, both normalised, one after the other; never those of an empty answer."""
+    # two blanks between words, so that neighbours do not share one
+    said, words = (f" {normalise(one).replace(' ', '  ')} " for one in (answer, text))
+    return words.count(said) if said.strip() else 0
+
+
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1.0 where the normalised prediction equals a normalised reference, else 0.0."""
     return float(any(normalise(prediction) == normalise(answer) for answer in answers))

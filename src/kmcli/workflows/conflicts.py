@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kmcli.bases.prompts import Prompts
 from kmcli.evaluation.exam import agrees
-from kmcli.metrics import normalise
+from kmcli.metrics import normalise, occurrences
 from kmcli.routing import support
 from kmcli.synthesis import TASKS
 from kmcli.synthesis.custom import SHORT_ANSWERS
@@ -131,7 +131,6 @@ def _different(some: Sequence[tuple[str, str]], places: dict[str, tuple[int, Chu
 
 def _same(answer: str, text: str, other: str, there: str) -> bool:
     """Whether two passages, each with its answer, answer alike."""
-    mine, theirs = f" {normalise(answer)} ", f" {normalise(other)} "
-    inside = mine in theirs or theirs in mine
-    shared = mine in f" {normalise(there)} " or theirs in f" {normalise(text)} "
-    return inside or shared or agrees(answer, other)
+    inside = occurrences(answer, other) or occurrences(other, answer)
+    shared = occurrences(answer, there) or occurrences(other, text)
+    return bool(inside or shared) or agrees(answer, other)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from kmcli.chunking import locate
-from kmcli.metrics import normalise
+from kmcli.metrics import occurrences
 from kmcli.objectives.views import Reads
 from kmcli.retrieval import Index
 from kmcli.types import IMPORTED, Chunk, Document, Event, Recipe, Sample, text_hash
@@ -43,8 +43,7 @@ class Finder:
             return False
         at = next(place for place, chunk in enumerate(self._chunks) if chunk.sha256 == sha256)
         here = " ".join(chunk.text for chunk in self._chunks[max(0, at - 1) : at + 2])
-        said = f" {normalise(response)} "
-        return said in f" {normalise(came_with)} " and said not in f" {normalise(here)} "
+        return occurrences(response, came_with) > 0 and not occurrences(response, here)
 
     def _near(self, piece: str) -> list[str]:
         """The hashes of the chunks that overlap a piece of the document, the one that has most of it first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kmcli.metrics import normalise
+from kmcli.metrics import normalise, occurrences
 from kmcli.synthesis.write import sample_id
 from kmcli.types import Sample
 
@@ -48,8 +48,7 @@ def _fact(sample: Sample) -> tuple[str, str]:
 
 def _became(before: str, now: str, old: str, new: str) -> bool:
     """Whether a text took another's place, with this answer in place of that one."""
-    first, second = f" {normalise(before)} ", f" {normalise(now)} "
-    words = set(first.split())
-    alike = bool(words) and len(words & set(second.split())) >= ALIKE * len(words)
-    once = first.count(f" {normalise(old)} ") == 1
-    return alike and once and f" {normalise(old)} " not in second and f" {normalise(new)} " not in first
+    words = set(normalise(before).split())
+    alike = bool(words) and len(words & set(normalise(now).split())) >= ALIKE * len(words)
+    instead = occurrences(old, before) == 1 and not occurrences(old, now) and not occurrences(new, before)
+    return alike and instead
