@@ -16,7 +16,8 @@ from kmcli.engines import Chat, Generation, Sampling, TokenLogprobs
 from kmcli.evaluation.exam import agrees, grade, references
 from kmcli.library.exams import Exam, Exams, Graded, Head, Passage
 from kmcli.library.layout import Layout
-from kmcli.types import KnowledgeModule, Recipe, Sample
+from kmcli.types import IMPORTED, KnowledgeModule, Recipe, Sample
+from kmcli.workflows import exam as workflow
 
 # --- grading
 
@@ -75,6 +76,16 @@ def test_a_teacher_that_does_not_answer_is_no_reference() -> None:
     said = {"a": ("Ann", True), "b": ("The text does not say.", True), "c": ("Ann and Bo and", False), "d": ("", True)}
     chats: list[Chat] = [[("user", question)] for question in said]
     assert references(Saying(said), chats, STYLES["embedded"]) == ["Ann", "", "", ""]
+
+
+def test_imported_questions_are_put_as_a_person_asks_them() -> None:
+    own = Sample("1", "0" * 64, "qa", "Who?\nAnswer as briefly as possible.", "Ann", "hf", "m", "0", 0)
+    imported = replace(own, id="2", task="import", prompt="When?", response="1871", engine=IMPORTED)
+    said = {own.prompt: ("Ann", True), "When?\nAnswer as briefly as possible.": ("1871", True)}
+    teacher = Saying({f"Ann was there in 1871.\n\n{own.prompt}": ("Ann", True)})  # and is not asked about the other
+    asked = [(one, "Ann was there in 1871.") for one in (own, imported)]
+    marks = workflow._asked(teacher, Saying(said), asked, STYLES["general"])
+    assert [(one.question, one.known) for one in marks.values()] == [("Who?", True), ("When?", True)]
 
 
 # --- what is kept

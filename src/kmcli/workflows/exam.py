@@ -180,16 +180,12 @@ def examine(
     return exam
 
 
-def examine_again(house: House, document: Document, recipe: Recipe, loaded: Loaded, folder: Path, before: Exam) -> Exam:
+def examine_again(house: House, document: Document, loaded: Loaded, folder: Path, before: Exam) -> Exam:
     """Put the questions of an exam to the adapter in a folder. References and times are those of before."""
     from kmcli.engines.hf import HfEngine
 
-    prompts = loaded.base.prompts
-    chunks = house.study_chunks(document, loaded, recipe)
-    by_chunk = questions(house, document, loaded, recipe, chunks)
-    put = {(chunk, prompts.question_of(one.prompt)): one.prompt for chunk, some in by_chunk.items() for one in some}
-    asked = [(passage.chunk_sha256, one) for passage in before.passages for one in passage.questions]
-    prompted = [put.get((chunk, one.question), prompts.ask.format(question=one.question)) for chunk, one in asked]
+    asked = [one for passage in before.passages for one in passage.questions]
+    prompted = [loaded.base.prompts.ask.format(question=one.question) for one in asked]
     marks: list[Graded] = []
     model = adapters.load(loaded, folder)
     try:
@@ -197,8 +193,8 @@ def examine_again(house: House, document: Document, recipe: Recipe, loaded: Load
         house.report(Event("exam", f"questioning {document.name} again", 0, len(asked)))
         while (start := len(marks)) < len(asked):
             turn = slice(start, start + QUESTIONS_A_TURN)
-            found = grade(student, prompted[turn], [one.reference for _, one in asked[turn]])
-            marks += [replace(mark, question=one.question) for mark, (_, one) in zip(found, asked[turn], strict=True)]
+            found = grade(student, prompted[turn], [one.reference for one in asked[turn]])
+            marks += [replace(mark, question=one.question) for mark, one in zip(found, asked[turn], strict=True)]
             house.report(Event("exam", "", len(marks), len(asked)))
     finally:
         model.unload().eval()
@@ -224,7 +220,8 @@ def _asked(
 ) -> dict[str, Graded]:
     """Grades by sample; none where the teacher gives no answer, nor where it gave the same one to others of that passage.
 
-    asked: each with the text of its chunk. What was imported comes with its answer, and who wrote that was its teacher.
+    asked: each with the text of its chunk. What was imported comes with its answer, and who wrote that was its teacher; it
+    is put to the module in the words in which a person's question is.
     """
     expected = {one.id: one.response for one, _ in asked if one.engine == IMPORTED}
     own = [(one, text) for one, text in asked if one.engine != IMPORTED]
@@ -239,10 +236,10 @@ def _asked(
         if right and of_fact[fact] < PHRASINGS:
             of_fact[fact] += 1
             chosen.append((one, right))
-    marks = grade(student, [one.prompt for one, _ in chosen], [right for _, right in chosen])
+    put = [prompts.question_of(one.prompt) for one, _ in chosen]
+    marks = grade(student, [prompts.ask.format(question=one) for one in put], [right for _, right in chosen])
     return {
-        one.id: replace(mark, question=prompts.question_of(mark.question))
-        for (one, _), mark in zip(chosen, marks, strict=True)
+        one.id: replace(mark, question=question) for (one, _), question, mark in zip(chosen, put, marks, strict=True)
     }
 
 

@@ -235,7 +235,7 @@ def _examine(house: House, loader: Loader, course: Course) -> None:
     """Put the exam's questions to a round's adapter, which ends the round."""
     loaded, out = loader.load(course.base, course.recipe.base_bits), course.folder / "module"
     began = time.monotonic()
-    found = exam.examine_again(house, course.document, course.recipe, loaded, out, course.first)
+    found = exam.examine_again(house, course.document, loaded, out, course.first)
     with files.explained(house.library.home):
         exams.write(out, found)
         trained = json.loads((course.folder / TRAINED).read_text("utf-8"))
