@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 # Before torch is imported, here and in what tests start: each process has a core of its own, and threads that wait for
 # each other made the tests take four times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts `make test` in the background has it ignore Ctrl-C, and what the tests start would as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("km", deadline=None)  # how long an example takes says what else the machine does
 if settings.get_current_profile_name() != "mutation":  # tests/mutation.py has its own
