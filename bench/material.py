@@ -31,7 +31,7 @@ from kmcli import bases
 from kmcli.chunking import chunk
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.hf import HfEngine
-from kmcli.metrics import exact_match, normalise
+from kmcli.metrics import exact_match, normalise, occurrences
 from kmcli.synthesis.check import KEPT
 from kmcli.synthesis.parse import pairs
 from kmcli.synthesis.write import write
@@ -74,10 +74,6 @@ def share(hits: int, of: int) -> str:
     return f"{hits:,} of {of:,}: {hits / of:.0%} ({low:.0%}-{high:.0%})"
 
 
-def stands(answer: str, text: str) -> bool:
-    return f" {normalise(answer)} " in f" {normalise(text)} "
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("documents", nargs="*", default=list(DOCUMENTS))
@@ -114,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             normalise(one["question"]): one
             for one in map(json.loads, (EXAMPLES / f"{name}.questions.jsonl").read_text("utf-8").splitlines())
         }
-        grounded = [one for one in samples if stands(one.response, texts[one.chunk_sha256])]
+        grounded = [one for one in samples if occurrences(one.response, texts[one.chunk_sha256])]
         asked = [
             (one, match)
             for one in samples
-            if (match := known.get(normalise(one.prompt))) and stands(match["evidence"], texts[one.chunk_sha256])
+            if (match := known.get(normalise(one.prompt))) and occurrences(match["evidence"], texts[one.chunk_sha256])
         ]
         right = [one for one, match in asked if exact_match(one.response, match["answers"])]
         print(

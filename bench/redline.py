@@ -17,8 +17,8 @@ documents and of the same --facts, --wordings, --set and --seed.
                       a machine that does other things as well says nothing by the clock; writing material is in neither
     redline_lost      points of exact match lost on unchanged facts, with the 95% interval of the paired difference
     superseded        questions about changed facts that are answered with the old value; new: with the new one
-    redline_auto_...  the same as `km ask` answers by itself: it reads a passage where the module seems wrong. There was no
-                      exam here, so it chooses by the prior
+    redline_auto_...  the same where a passage is read if the module seems wrong, as `km ask` does after an exam; there was
+                      none here, so the prior chooses
 """
 
 from __future__ import annotations
@@ -178,10 +178,11 @@ def make_library(
                 import_material(house, made, [fact for fact, _ in made.facts], options)
             took = train(house, [made.name for made in documents], options)
             kept.write_bytes(pickle.dumps((drawn, took, documents)))
-    of, seconds, found = pickle.loads(kept.read_bytes())
+    of, *found = pickle.loads(kept.read_bytes())
     if of != drawn:
-        raise SystemExit(f"{folder} holds other documents. Name another folder, or what it was made with.")
-    return seconds, found
+        raise SystemExit(f"{folder} was made with other options (see --work). Name another folder, or those.")
+    seconds, readings = found
+    return seconds, readings
 
 
 Asked = list[tuple[str, world.Fact]]

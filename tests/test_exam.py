@@ -6,6 +6,8 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,13 +65,13 @@ class Saying:
 
 def test_grades_with_the_probability_of_the_answer() -> None:
     student = Saying({"Who?": ("Ann Lee", True), "When?": ("1902", True), "Where?": ("Oslo", False)})
-    who, when, where = grade(student, ["Who?", "When?", "Where?"], ["Ann Lee", "1871", "Oslo"])
+    who, when, where = grade(student, ["Who?", "When?", "Where?"], ["Ann Lee", "1871", "Oslo"], STYLES["embedded"])
     assert who == Graded("Who?", "Ann Lee", "Ann Lee", True, 1.0, pytest.approx(0.25), 2)
     assert (when.known, when.f1, when.probability) == (False, 0.0, pytest.approx(0.5))
     assert not where.known  # it never came to an end
     (sampling,) = student.asked
     assert (sampling.temperature, sampling.logprobs) == (0.0, 1)
-    assert grade(student, [], []) == []
+    assert grade(student, [], [], STYLES["embedded"]) == []
 
 
 def test_a_teacher_that_does_not_answer_is_no_reference() -> None:
@@ -78,14 +80,36 @@ def test_a_teacher_that_does_not_answer_is_no_reference() -> None:
     assert references(Saying(said), chats, STYLES["embedded"]) == ["Ann", "", "", ""]
 
 
-def test_imported_questions_are_put_as_a_person_asks_them() -> None:
-    own = Sample("1", "0" * 64, "qa", "Who?\nAnswer as briefly as possible.", "Ann", "hf", "m", "0", 0)
-    imported = replace(own, id="2", task="import", prompt="When?", response="1871", engine=IMPORTED)
-    said = {own.prompt: ("Ann", True), "When?\nAnswer as briefly as possible.": ("1871", True)}
-    teacher = Saying({f"Ann was there in 1871.\n\n{own.prompt}": ("Ann", True)})  # and is not asked about the other
-    asked = [(one, "Ann was there in 1871.") for one in (own, imported)]
-    marks = workflow._asked(teacher, Saying(said), asked, STYLES["general"])
-    assert [(one.question, one.known) for one in marks.values()] == [("Who?", True), ("When?", True)]
+BRIEFLY = "\nAnswer as briefly as possible."
+
+
+def test_questions_are_put_as_a_person_asks_them() -> None:
+    """Whatever the words in which they were studied; the teacher reads what the module does."""
+    asked = Sample("1", "0" * 64, "qa", f"Who?{BRIEFLY}", "Ann", "hf", "m", "0", 0)
+    bare = replace(asked, id="2", task="ask", prompt="Where?")
+    imported = replace(asked, id="3", task="import", prompt="When? ", response="1871", engine=IMPORTED)
+    text = "Ann was there in 1871."
+    teacher = Saying({f"{text}\n\nWho?{BRIEFLY}": ("Ann", True), f"{text}\n\nWhere?{BRIEFLY}": ("there", True)})
+    said = {f"Who?{BRIEFLY}": ("Ann", True), f"Where?{BRIEFLY}": ("there", True), f"When? {BRIEFLY}": ("1871", True)}
+    marks = workflow._asked(teacher, Saying(said), [(one, text) for one in (asked, bare, imported)], STYLES["general"])
+    assert [(one.question, one.known) for one in marks.values()] == [("Who?", True), ("Where?", True), ("When? ", True)]
+
+
+def test_they_are_put_again_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Saying({f"Who?{BRIEFLY}": ("Ann", True), f"When?{BRIEFLY}": ("1902", True)})
+    model = SimpleNamespace(unload=lambda: SimpleNamespace(eval=lambda: None))
+    monkeypatch.setattr(workflow.adapters, "load", lambda loaded, folder: model)
+    monkeypatch.setattr("kmcli.engines.hf.HfEngine", lambda loaded, model: student)
+    house: Any = SimpleNamespace(report=lambda event: None)
+    loaded: Any = SimpleNamespace(base=SimpleNamespace(prompts=STYLES["general"]))
+    before = replace(graded("Ann", False), question="Who?"), replace(graded("1871", True), question="When?")
+    first = Exam(Head(1, 2, 2, 0.0, 0.0), (Passage("0" * 64, 0, None, before),))
+    again = workflow.examine_again(house, document(), loaded, Path(), first)
+    assert [(one.question, one.answer, one.known) for one in again.passages[0].questions] == [
+        ("Who?", "Ann", True),
+        ("When?", "1902", False),
+    ]
+    assert again.head.known == 1
 
 
 # --- what is kept

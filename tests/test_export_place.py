@@ -115,9 +115,8 @@ def test_a_full_disk_is_noticed_before_writing(
 
 
 SLOW = """
-import signal, sys, time
+import sys, time
 import kmcli.export.place as place
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin by ignoring it
 flush = place.sync
 def slow(path):
     print(path.name, flush=True)

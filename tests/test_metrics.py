@@ -44,6 +44,7 @@ def test_normalisation_is_squads(text: str, normal: str) -> None:
     [
         ("the 12 May", "On 12 May, not on 12 March; 12 May!", 2),
         ("7", "7, 7 and 17", 2),
+        ("7 and 7", "7 and 7 and 7", 2),
         ("Grondal", "Grondals", 0),
         ("a", "a tower", 0),
         ("", "", 0),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Generation, Sampling
+from kmcli.evaluation.methods import build_chat
 from kmcli.library.exams import Graded
 from kmcli.metrics import exact_match, normalise, token_f1
 
@@ -36,12 +37,12 @@ def references(teacher: Engine, chats: Sequence[Chat], prompts: Prompts) -> list
     return [one.text if one.finished and one.text and not prompts.refuses(one.text) else "" for one in found]
 
 
-def grade(student: Engine, questions: Sequence[str], expected: Sequence[str]) -> list[Graded]:
+def grade(student: Engine, questions: Sequence[str], expected: Sequence[str], prompts: Prompts) -> list[Graded]:
     """Put the questions to a Knowledge Module, as `km ask` does, and hold each answer against what is expected.
 
     student: an engine that tells log-probabilities.
     """
-    chats: list[Chat] = [[("user", question)] for question in questions]
+    chats = [build_chat("km", question, prompts) for question in questions]
     answers = student.generate(chats, Sampling(ANSWER_TOKENS, logprobs=1)) if chats else []
     return [
         Graded(

@@ -10,7 +10,7 @@ from kmcli.engines import Chat, Engine, Sampling
 from kmcli.engines.scoring import can_score
 from kmcli.evaluation import METHODS
 from kmcli.evaluation.choices import choose, named, with_options
-from kmcli.metrics import normalise
+from kmcli.metrics import normalise, occurrences
 from kmcli.types import Answer, Chunk, Method, Passage, Question
 
 GREEDY = Sampling()
@@ -118,10 +118,9 @@ def gold_chunk(question: Question, chunks: Sequence[Chunk]) -> Chunk | None:
     wanted = set(evidence.split())
     best, most = None, 0
     for chunk in chunks:
-        words = normalise(chunk.text)
-        if f" {evidence} " in f" {words} ":
+        if occurrences(evidence, chunk.text):
             return chunk
-        shared = len(wanted.intersection(words.split()))
+        shared = len(wanted.intersection(normalise(chunk.text).split()))
         if shared > most:
             best, most = chunk, shared
     return best

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 from kmcli.bases.prompts import Prompts
 from kmcli.engines import Chat, Engine, Generation, Sampling
 from kmcli.engines.scoring import score_all
-from kmcli.metrics import exact_match, normalise
+from kmcli.metrics import exact_match, normalise, occurrences
 from kmcli.synthesis import Task
 from kmcli.synthesis.parse import grounded
 from kmcli.types import Recipe
@@ -114,7 +114,7 @@ class Checker:
                 reason = "duplicate"
             elif asks and not grounded(one.said, self.texts[one.chunk_sha256]):
                 reason = "names"
-            elif one.value and _contains(one.said, one.value):
+            elif one.value and occurrences(one.value, one.said):
                 reason = "gives away"
             else:
                 seen.add(key)
@@ -187,7 +187,7 @@ class Checker:
         if not one.value:
             return one, "agree" if _same(answer, one) else "disagree"
         extra = len(normalise(answer.text).split()) - len(normalise(one.value).split())
-        agrees = answer.finished and _contains(answer.text, one.value) and extra <= MORE_WORDS
+        agrees = answer.finished and occurrences(one.value, answer.text) > 0 and extra <= MORE_WORDS
         return (replace(one, response=answer.text), "agree") if agrees else (one, "disagree")
 
     def _refuse(self, written: list[Written], seed: int) -> list[tuple[Written, Reason]]:
@@ -271,8 +271,3 @@ def _once(found: list[tuple[Written, Reason]]) -> list[tuple[Written, Reason]]:
 
 def _same(answer: Generation, one: Written) -> bool:
     return answer.finished and bool(exact_match(answer.text, [one.response]))
-
-
-def _contains(text: str, value: str) -> bool:
-    """Whether a value's words stand in a text, one after the other."""
-    return f" {normalise(value)} " in f" {normalise(text)} "

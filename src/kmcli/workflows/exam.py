@@ -18,8 +18,9 @@ from pathlib import Path
 from kmcli import adapters, training
 from kmcli.bases import Loaded
 from kmcli.bases.prompts import STYLES, Prompts
-from kmcli.engines import Engine
+from kmcli.engines import Chat, Engine
 from kmcli.evaluation.exam import grade, references
+from kmcli.evaluation.methods import build_chat
 from kmcli.library.exams import Exam, Graded, Head, Passage
 from kmcli.metrics import normalise
 from kmcli.synthesis import TASKS
@@ -185,16 +186,15 @@ def examine_again(house: House, document: Document, loaded: Loaded, folder: Path
     from kmcli.engines.hf import HfEngine
 
     asked = [one for passage in before.passages for one in passage.questions]
-    prompted = [loaded.base.prompts.ask.format(question=one.question) for one in asked]
     marks: list[Graded] = []
     model = adapters.load(loaded, folder)
     try:
         student = HfEngine(loaded, model)
         house.report(Event("exam", f"questioning {document.name} again", 0, len(asked)))
         while (start := len(marks)) < len(asked):
-            turn = slice(start, start + QUESTIONS_A_TURN)
-            found = grade(student, prompted[turn], [one.reference for one in asked[turn]])
-            marks += [replace(mark, question=one.question) for mark, one in zip(found, asked[turn], strict=True)]
+            turn = asked[start : start + QUESTIONS_A_TURN]
+            put, expected = [one.question for one in turn], [one.reference for one in turn]
+            marks += grade(student, put, expected, loaded.base.prompts)
             house.report(Event("exam", "", len(marks), len(asked)))
     finally:
         model.unload().eval()
@@ -220,27 +220,28 @@ def _asked(
 ) -> dict[str, Graded]:
     """Grades by sample; none where the teacher gives no answer, nor where it gave the same one to others of that passage.
 
-    asked: each with the text of its chunk. What was imported comes with its answer, and who wrote that was its teacher; it
-    is put to the module in the words in which a person's question is.
+    asked: each with the text of its chunk. The teacher reads a question in the words in which it is put to the module, which
+    are those of `km ask`. What was imported comes with its answer, and who wrote that was its teacher.
     """
+    put = {one.id: prompts.question_of(one.prompt) for one, _ in asked}
     expected = {one.id: one.response for one, _ in asked if one.engine == IMPORTED}
-    own = [(one, text) for one, text in asked if one.engine != IMPORTED]
-    under = [prompts.under_text.format(text=text, question=one.prompt) for one, text in own]
-    said = references(teacher, [[("user", chat)] for chat in under], prompts)
-    expected |= {one.id: answer for (one, _), answer in zip(own, said, strict=True)}
+    own = [(one.id, text) for one, text in asked if one.engine != IMPORTED]
+    chats: list[Chat] = []
+    for name, text in own:
+        ((who, question),) = build_chat("km", put[name], prompts)
+        chats.append([(who, prompts.under_text.format(text=text, question=question))])
+    said = references(teacher, chats, prompts)
+    expected |= {name: answer for (name, _), answer in zip(own, said, strict=True)}
     of_fact: Counter[tuple[str, str]] = Counter()
-    chosen: list[tuple[Sample, str]] = []
+    chosen: list[str] = []
     for one, _ in asked:
         right = expected[one.id]
         fact = one.chunk_sha256, normalise(right)
         if right and of_fact[fact] < PHRASINGS:
             of_fact[fact] += 1
-            chosen.append((one, right))
-    put = [prompts.question_of(one.prompt) for one, _ in chosen]
-    marks = grade(student, [prompts.ask.format(question=one) for one in put], [right for _, right in chosen])
-    return {
-        one.id: replace(mark, question=question) for (one, _), question, mark in zip(chosen, put, marks, strict=True)
-    }
+            chosen.append(one.id)
+    marks = grade(student, [put[name] for name in chosen], [expected[name] for name in chosen], prompts)
+    return dict(zip(chosen, marks, strict=True))
 
 
 def questions(
@@ -254,9 +255,7 @@ def questions(
     asking, prompts = asking_of(recipe), loaded.base.prompts
     written = [one for _, samples in house.library.exams.questions(document) for one in samples]
     own = [one for one in written if (one.model, one.revision) == recipe.writer and one.chunk_sha256 in here]
-    seen = {
-        normalise(prompts.question_of(one.prompt)) for one in taught
-    }  # imported prompts are not put in the base's words
+    seen = {normalise(prompts.question_of(one.prompt)) for one in taught}  # imported ones are studied as they came
     used = Counter(word for prompt in seen for word in set(prompt.split()))
     said = set(normalise(house.library.text(document)).split())
 
