@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -105,14 +106,16 @@ def test_nothing_to_fit_on_leaves_the_prior() -> None:
 def test_a_module_that_is_wrong_where_it_is_sure_is_believed_less() -> None:
     before = by_prior().before(SURE)
     assert before is not None
-    chances = []
+    away = []
     for count in (5, 20, 200):
-        calibration = fit(examples(count, 0.3))
+        asked = examples(count, 0.3)
+        right = fmean(one.km_right for one in asked if one.answerable)
+        calibration = fit(asked)
         assert (calibration.questions, calibration.strangers) == (count, count)
         z = sum(a * b for a, b in zip(calibration.curves["km"], SURE.values(), strict=True))
-        chances.append(1 / (1 + math.exp(-z)))
-    assert before.confidence > chances[0] > chances[1] > chances[2]
-    assert chances[2] == pytest.approx(0.3, abs=0.08)
+        away.append(1 / (1 + math.exp(-z)) - right)
+    assert before.confidence - 0.4 > away[0] > away[1] > away[2]
+    assert away[2] == pytest.approx(0, abs=0.02)
 
 
 def test_the_error_is_measured_on_what_was_left_out() -> None:

@@ -31,7 +31,7 @@ SHRINK = 2.0
 """So many facts, known as the whole document is, are added to those of a passage."""
 LEAST = -3.0
 """Of a mean log-probability: lower says no more."""
-PULL = 10.0
+PULL = 1.0
 """How firmly a curve is held to its prior: one over the variance that its weights have around it."""
 FOLDS = 5
 BINS = 10
