@@ -11,7 +11,7 @@ are left out). All libraries are written to: give copies. --keep: every answer a
 Questions with an answer: those of examples/ and of the corpus, and each animal's about what its document says. Without: of
 the animals what their documents leave open of the animal itself, and a question about another animal; of harbour the list
 below, and a third as many as it has questions, of the almanac, and the other way round; of the corpus what it says has none,
-and a third as many questions about its other documents.
+and a third as many questions about things of its other documents that it does not name.
 
 Prints a table by library with Wilson's 95% intervals, and lines `FIGURE name value`: accuracy and tokens on the questions
 with an answer, calibration error on all. A refusal counts where auto says that the document does not say.
@@ -173,8 +173,9 @@ def of_corpus(house: House, questions: Path) -> dict[str, list[Case]]:
         if one["document"] in trained:
             found.setdefault(one["document"], []).append(Case(one["question"], tuple(one["answers"])))
     for name, cases in found.items():
-        mine = {case.question for case in cases}
-        others = [one["question"] for one in lines if one["answers"] and one["question"] not in mine]
+        text = house.library.text(house.library.find(name)).casefold()
+        # things of different documents may have one name: asked for such a one, this document may have an answer of its own
+        others = [one["question"] for one in lines if one["answers"] and one["about"].casefold() not in text]
         cases += [Case(one, ()) for one in random.Random(name).sample(others, min(len(others), len(cases) // 3))]
     return found
 

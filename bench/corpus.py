@@ -137,7 +137,7 @@ def wordings() -> dict[str, dict[str, list[str]]]:
 
 def question(fact: world.Fact, asked: str, text: str, facts: Sequence[world.Fact]) -> dict[str, Any]:
     found = evidence(fact, text, facts)
-    return {"question": asked, "answers": [fact.value], "kind": kind(fact), "evidence": found}
+    return {"question": asked, "answers": [fact.value], "kind": kind(fact), "about": fact.subject, "evidence": found}
 
 
 def kind(fact: world.Fact) -> str:

@@ -44,6 +44,32 @@ def test_the_best_sentence_of_all_passages_counts() -> None:
     assert support.features("Who founded Grondal Works?", "Stefan Grondal", ()) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Who founded Grondal Works?", [True]),
+        ("Who founded the Works of Lumrick?", [True, True]),
+        ("Who founded Lumrick Works?", [False]),  # both are there, and never together
+        ("Was it Grondal, Stefan, Kestrim or Yara?", [True, True, True, True]),
+        ("Was it Kestrim Yara?", [True]),  # as an index has it
+        ("What did Stefan Grondal's Lumrick 40 weigh in 1926?", [True, True, True]),
+        ("What did Stefan Grondal Works make?", [True, True]),
+        ("Who paid 12400 euros?", [True]),
+        ("Lumrick?", []),
+        ("?", []),
+    ],
+)
+def test_a_name_of_several_words_is_in_the_document_as_a_whole(question: str, expected: list[bool]) -> None:
+    assert support.Vocabulary.of(TEXT).named(question) == expected
+
+
+def test_how_much_of_what_a_question_names_is_in_the_document() -> None:
+    here = support.Vocabulary.of(TEXT)
+    assert here.share("Was Lumrick Works founded in 1926?") == 0.5
+    assert here.share("What does the heavy lamp weigh?") == 1 / 3  # no name: of heavy, lamp and weigh
+    assert here.share("What is it?") == here.share("") == 0
+
+
 def test_what_counts_as_supported() -> None:
     question = "Who founded Grondal Works?"
     right, wrong = (support.confidence(question, answer, PASSAGE) for answer in ("Stefan Grondal", "Yara Kestrim"))

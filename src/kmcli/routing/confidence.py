@@ -16,6 +16,7 @@ from typing import Any, Literal
 from kmcli.engines import Generation
 from kmcli.metrics import exact_match
 from kmcli.routing import support
+from kmcli.routing.support import Vocabulary
 from kmcli.types import Passage
 
 SURE = 0.6
@@ -54,9 +55,9 @@ PRIOR: Mapping[Name, Curve] = {
 class Closed:
     """What is known before anything is read.
 
-    said: the module's answer. logprob: of its tokens, the mean. supported: as `support.features` of it. here: share of
-    the question's names that stand in the document, of all its words where it has no name. known: share of the passage's
-    facts that the exam found known, None where there is none.
+    said: the module's answer. logprob: of its tokens, the mean. supported: as `support.features` of it. here: how much of
+    what the question names is in the document (`Vocabulary.share`). known: share of the passage's facts that the exam found
+    known, None where there is none.
     """
 
     said: str
@@ -167,16 +168,15 @@ def closed(
     question: str,
     made: Generation | tuple[str, float],
     evidence: Sequence[Passage],
-    words: frozenset[str],
+    vocabulary: Vocabulary,
     refused: bool,
     known: float | None,
 ) -> Closed:
-    """made: the module's answer, or its text and the mean log-probability. evidence: passages for its answer. words: of the
-    document, as `support.words` has them."""
+    """made: the module's answer, or its text and the mean log-probability. evidence: passages for its answer. vocabulary: of
+    the document."""
     said, logprob = made if isinstance(made, tuple) else (made.text, mean_logprob(made))
-    wanted = support.names(question) or support.words(question)
-    here = sum(word in words for word in wanted) / len(wanted) if wanted else 0.0
-    return Closed(said, logprob, support.features(question, said, evidence, back=True), here, refused, known)
+    shares = support.features(question, said, evidence, back=True)
+    return Closed(said, logprob, shares, vocabulary.share(question), refused, known)
 
 
 def opened(question: str, made: Generation, shown: Sequence[Passage], refused: bool) -> Opened:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from kmcli.retrieval import STOP_WORDS
 from kmcli.types import Passage
@@ -60,10 +62,56 @@ def features(question: str, answer: str, evidence: Sequence[Passage], back: bool
     return best
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The words of a document; spaced: all of them in order, with one blank around each."""
+
+    words: frozenset[str]
+    spaced: str
+
+    @classmethod
+    def of(cls, text: str) -> Vocabulary:
+        found = _split(text.lower())
+        return cls(frozenset(found), f" {' '.join(found)} ")
+
+    def named(self, question: str) -> list[bool]:
+        """Of each of the question's names whether it is here. One of several words counts once for any two that follow each
+        other, which must do so here too: "Project Rose" is not here because "Project Iris" and "Rose Lane" are."""
+        return [found for name in _called(question) for found in self._has(name)]
+
+    def share(self, question: str) -> float:
+        """Of the question's names how many are here; of its words where it has no name; 0 where it has none either."""
+        found = self.named(question) or [word in self.words for word in words(question)]
+        return sum(found) / len(found) if found else 0.0
+
+    def _has(self, name: Sequence[str]) -> list[bool]:
+        if len(name) == 1:
+            return [name[0] in self.words]
+        pairs = pairwise(name)
+        # an index or a list of references has the surname first
+        return [any(f" {one} {other} " in self.spaced for one, other in ((a, b), (b, a))) for a, b in pairs]
+
+
 def names(question: str) -> list[str]:
     """Words that begin with a capital or a digit, but the first, which always does."""
-    found = re.findall(r"\w+", _IN_NUMBER.sub("", question))[1:]
-    return [word.lower() for word in found if word[0].isupper() or word[0].isdigit()]
+    return [word for name in _called(question) for word in name]
+
+
+def _called(question: str) -> list[list[str]]:
+    """Names, each of the words that follow one another in it: a comma or a quotation mark ends one."""
+    found: list[list[str]] = [[]]
+    after_first = re.sub(r"^\W*\w+", "", _IN_NUMBER.sub("", question))
+    for part in re.findall(r"\w+|[^\w\s.'’&-]+", after_first):
+        if part[0].isupper() or part[0].isdigit():
+            found[-1].append(part.lower())
+        else:
+            found.append([])
+    return [name for name in found if name]
+
+
+def _split(text: str) -> list[str]:
+    """Numbers whole, whatever separates their digits."""
+    return re.findall(r"\w+", _IN_NUMBER.sub("", text))
 
 
 def share(wanted: Sequence[str], words: Sequence[str], exact: bool) -> float:
@@ -81,6 +129,5 @@ def _alike(one: str, other: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """What carries the meaning: each word once; numbers whole, whatever separates their digits."""
-    found = re.findall(r"\w+", _IN_NUMBER.sub("", text.lower()))
-    return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))
+    """What carries the meaning: each word once."""
+    return list(dict.fromkeys(word for word in _split(text.lower()) if word not in STOP_WORDS))
