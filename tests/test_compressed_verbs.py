@@ -14,6 +14,7 @@ from cli_cases import Km
 from kmcli.adapters import compressed, lora
 from training_cases import one_thread
 from workflow_cases import NOTES, entry, is_sound, km, permits, sentences
+from written_once import written_once
 
 FAST = ("--objective", "lm", "--set", "steps=2", "--no-exam")
 FEW = ("--set", "steps=2", "--set", "batch=2")

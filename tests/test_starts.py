@@ -23,6 +23,7 @@ from kmcli.training import Job, train_together
 from kmcli.types import Event, Recipe, Reporter, silent
 from training_cases import CHUNKS, RECIPE, one_thread, same, samples, tiny
 from workflow_cases import TINY, entry, is_sound, km, permits, sentences, trained_home
+from written_once import written_once
 
 __all__ = ["km", "permits", "trained_home"]
 

@@ -17,8 +17,9 @@ from kmcli.errors import KmError
 from kmcli.workflows import group
 from kmcli.workflows.task import Task
 from workflow_cases import PERMITS, TINY, entry, km, permits, sentences
+from written_once import written_once
 
-__all__ = ["km", "permits"]
+__all__ = ["km", "permits", "written_once"]
 
 Release = Callable[[str, str], str]
 FOLDER = bases.EMBEDDED_FOLDER

@@ -12,6 +12,7 @@ from cli_cases import Km
 from kmcli.workflows import calibrating, group
 from test_workflows_exam import EXAM, raising
 from workflow_cases import entry, is_sound, km, permits
+from written_once import written_once
 
 
 def beside(km: Km) -> set[str]:

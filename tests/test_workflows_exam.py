@@ -21,6 +21,7 @@ from kmcli.types import Sample, silent
 from kmcli.workflows import exam, group
 from kmcli.workflows.house import open_house
 from workflow_cases import TINY, entry, is_sound, km, permits, sentences
+from written_once import short_calibration, written_once
 
 EXAM = (*TINY[:-2], "--set", "generations=8", "--set", "exam_rounds=0")
 """As tiny, and without what says that there is no exam."""

@@ -27,6 +27,7 @@ from kmcli.types import Chunk, KnowledgeModule, Recipe, Sample
 from kmcli.workflows import exam, group, rounds
 from kmcli.workflows.course import Course, Round, folder_of
 from workflow_cases import PERMITS, TINY, entry, is_sound, km, library_like
+from written_once import short_calibration, written_once
 
 ROUNDS = (*TINY[:-2], "--set", "generations=8", "--set", "exam_rounds=2")
 """Two steps teach nothing, so that there is something to study again."""

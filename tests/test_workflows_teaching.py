@@ -19,6 +19,7 @@ from kmcli.training import targets
 from kmcli.types import silent
 from kmcli.workflows import group
 from workflow_cases import TINY, entry, is_sound, km, permits, sentences
+from written_once import written_once
 
 TEACH = ("--distil-from", "teacher", *TINY)
 

@@ -20,8 +20,9 @@ from kmcli.workflows import group
 from kmcli.workflows.batch import each
 from kmcli.workflows.house import open_house
 from workflow_cases import PERMITS, PROSE, TINY, entry, files_below, is_sound, km, permits, sentences, trained_home
+from written_once import written_once
 
-__all__ = ["km", "permits", "trained_home"]
+__all__ = ["km", "permits", "trained_home", "written_once"]
 
 
 def module_of(km: Km, name: str) -> Any:
