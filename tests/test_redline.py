@@ -12,28 +12,36 @@ import pytest
 from safetensors.torch import load_file
 
 from cli_cases import Km
+from kmcli.cli.boundary import main
 from kmcli.library import Library
 from kmcli.training import Job
 from kmcli.types import Chunk, KnowledgeModule, Recipe, Sample, silent
 from kmcli.workflows import group, redline
 from kmcli.workflows.house import open_house
 from kmcli.workflows.redline import Redline, narrowed
-from workflow_cases import NOTES, PERMITS, TINY, entry, is_sound, km, sentences, trained_home
+from workflow_cases import NOTES, PERMITS, TINY, entry, is_sound, km, library_like, sentences, trained_home
+from written_once import short_calibration, written_once
 
-__all__ = ["km", "trained_home"]
+__all__ = ["km", "short_calibration", "trained_home", "written_once"]
 
 OLD, NEW = "Lumrick 40 costs $185.", "Lumrick 40 costs $240."
 CUT = (*TINY, "--set", "rank=4", "--set", "alpha=4")
 """Four chunks of NOTES."""
 
 
+def _cut_notes(folder: Path) -> None:
+    (folder / "notes.txt").write_text(NOTES)
+    assert main(["add", "-q", str(folder / "notes.txt")]) == 0
+    assert main(["train", "-q", "notes", *CUT]) == 0
+
+
 @pytest.fixture
-def notes(km: Km, tmp_path: Path) -> Path:
-    """The document `notes`, trained for two steps. Its file."""
+def notes(km_home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The document `notes`, trained for two steps. Its file, which is the test's own."""
     file = tmp_path / "notes.txt"
     file.write_text(NOTES)
-    assert km("add", str(file)).code == 0
-    assert km("train", "notes", *CUT).code == 0
+    with Library.open(library_like("redline", _cut_notes, km_home, tmp_path_factory)) as library:
+        library.found_at(library.find("notes"), str(file))
     return file
 
 
@@ -214,7 +222,7 @@ def test_what_changed_in_the_answers_is_kept_and_shown(
 
 
 def test_an_update_is_examined_whole_and_may_go_without(km: Km, notes: Path, km_home: Path) -> None:
-    examined = (*CUT, "--set", "exam=yes", "--set", "generations=8")
+    examined = (*CUT, "--set", "exam=yes", "--set", "exam_rounds=0", "--set", "generations=8")
     assert km("train", "notes", *examined).code == 0
     before = module(km_home)
     change(km, notes)
