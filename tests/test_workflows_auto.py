@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ from kmcli.workflows.batch import Loader
 from kmcli.workflows.house import House, open_house
 from kmcli.workflows.pair import Pair
 from workflow_cases import PERMITS, TINY, entry, is_sound, km, library_like, permits, sentences
+from written_once import written_once
 
-EXAM = (*TINY[:-2], "--set", "generations=8")
+EXAM = (*TINY[:-2], "--set", "generations=8", "--set", "exam_rounds=0")
 BASE = bases.find(bases.EMBEDDED, silent)
 TEXT = f"{MILL}\n\nBo made the lamp in 1902. The lamp weighs 3 kilos."
 
@@ -154,8 +156,11 @@ def _examine(folder: Path) -> None:
     (folder / "fees.txt").write_text(f"{PERMITS}\n\n" + PERMITS.replace("$75", "$90").replace("10 days", "30 days"))
     for name in ("permits", "fees"):
         assert main(["add", "-q", str(folder / f"{name}.txt")]) == 0
-    assert main(["train", "-q", "permits", *EXAM]) == 0
-    assert main(["train", "-q", "fees", *EXAM, "--set", "generations=16"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        # a module of two steps goes on to the last token that it may write
+        patch.setattr(calibrating, "SAMPLING", replace(calibrating.SAMPLING, max_tokens=24))
+        assert main(["train", "-q", "permits", *EXAM]) == 0
+        assert main(["train", "-q", "fees", *EXAM, "--set", "generations=16"]) == 0
 
 
 @pytest.fixture
