@@ -36,6 +36,28 @@ base = bases.describe("merged", args.model)
 export_gguf(base, None, args.outfile, args.outtype.upper(), {"name": args.model_name}, silent)
 """
 
+LIGHT = """
+import argparse
+from pathlib import Path
+import gguf, numpy
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model", type=Path)
+parser.add_argument("--outfile", type=Path, required=True)
+parser.add_argument("--outtype", choices=["f16"])
+parser.add_argument("--model-name")
+args = parser.parse_args()
+assert (args.model / "model.safetensors").stat().st_size > 1_000_000
+writer = gguf.GGUFWriter(args.outfile, "llama")
+writer.add_name(args.model_name)
+writer.add_tensor("token_embd.weight", numpy.zeros((2, 32), numpy.float16))
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
+"""Without torch and transformers, which take seconds to import."""
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -114,6 +136,7 @@ def test_no_converter_there(tmp_path: Path) -> None:
 
 def test_by_the_command_line(km: Km, modules: object, tmp_path: Path, checkout: Path) -> None:
     target = tmp_path / "own.gguf"
+    (checkout / SCRIPT).write_text(LIGHT)
     run = km("export", "one", "--converter", str(checkout), "-o", str(target), "--no-check")
     assert run.code == 0, run.err
     assert gguf.GGUFReader(target).fields["general.name"].contents() == "one"
