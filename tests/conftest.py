@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("km", deadline=None)  # how long an example takes says what else the machine does
 if settings.get_current_profile_name() != "mutation":  # tests/mutation.py has its own
     settings.load_profile("km")
+    # Also for a person whose own processes leave no bytecode: each of some hundred processes that the tests start would
+    # compile km anew, and pytest the tests.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(autouse=True)
