@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from hypothesis import settings
 
 # Before torch is imported, here and in what tests start: each process has a core of its own, and threads that wait for
@@ -24,6 +27,23 @@ if settings.get_current_profile_name() != "mutation":  # tests/mutation.py has i
     # compile km anew, and pytest the tests.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def built_once() -> Iterator[None]:
+    """km's command, with all verbs that are registered. Outside the tests a process builds one, of a verb alone; here they
+    are all there, and to build them takes longer than most commands."""
+    build, built = typer.main.get_command, dict[tuple[typer.Typer, int, int], Any]()
+
+    def once(app: typer.Typer) -> Any:
+        there = app, len(app.registered_commands), len(app.registered_groups)
+        if there not in built:
+            built[there] = build(app)
+        return built[there]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", once)
+        yield
 
 
 @pytest.fixture(autouse=True)
