@@ -11,6 +11,9 @@ import pytest
 import library_crashes
 from kmcli.library import Library
 from library_material import ingested, sample, train
+from memory_cases import folder
+
+__all__ = ["folder"]
 
 OLD, NEW = "The heron waits.", "The heron flies."
 
@@ -41,14 +44,14 @@ def expected(name: str) -> tuple[object, object]:
 
 
 @pytest.mark.parametrize(("name", "least"), [("add", 6), ("update", 8), ("append", 3), ("train", 10), ("remove", 8)])
-def test_dying_at_any_step(tmp_path: Path, name: str, least: int) -> None:
-    with Library.open(tmp_path / "template") as library:
+def test_dying_at_any_step(folder: Path, name: str, least: int) -> None:
+    with Library.open(folder / "template") as library:
         document = library.add(ingested(OLD)).document
         library.append_samples(document, [sample(1)])
         train(library, document, b"old")
-    results = tmp_path / "results"
+    results = folder / "results"
     subprocess.run(
-        [sys.executable, library_crashes.__file__, tmp_path / "template", results, name], check=True, timeout=60
+        [sys.executable, library_crashes.__file__, folder / "template", results, name], check=True, timeout=60
     )
     homes = sorted(results.iterdir())
     assert len(homes) > least

@@ -12,6 +12,9 @@ import pytest
 import material_crashes
 from kmcli.library import Library
 from library_material import ingested
+from memory_cases import folder
+
+__all__ = ["folder"]
 
 TEXTS = {
     "hf": """\
@@ -31,11 +34,11 @@ def lines(home: Path, name: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("engine", TEXTS)
-def test_killed_at_random_moments(tmp_path: Path, engine: str) -> None:
-    with Library.open(tmp_path / "template") as library:
+def test_killed_at_random_moments(folder: Path, engine: str) -> None:
+    with Library.open(folder / "template") as library:
         library.add(ingested(TEXTS[engine], name="notes"))
-    results = tmp_path / "results"
-    program = [sys.executable, material_crashes.__file__, tmp_path / "template", results, engine]
+    results = folder / "results"
+    program = [sys.executable, material_crashes.__file__, folder / "template", results, engine]
     subprocess.run(program, check=True, timeout=600)
     samples, written = (lines(results / "whole", name) for name in ("samples.jsonl", "written.jsonl"))
     ids = [json.loads(line)["id"] for line in samples]
