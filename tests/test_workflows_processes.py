@@ -19,7 +19,7 @@ from workflow_cases import PERMITS, TINY, entry, is_sound, km, permits, sentence
 
 __all__ = ["km", "permits"]
 
-LONG = ("--processes", "2", *TINY, "--set", "steps=90")
+LONG = ("--processes", "2", *TINY, "--set", "steps=70")
 """Past a checkpoint."""
 
 
@@ -50,7 +50,7 @@ def test_interrupted_killed_and_gone_on_with(km: Km, km_home: Path) -> None:
     assert (process.returncode, out) == (5, "")
     (sentence,) = sentences(err)
     assert sentence.startswith("km: stopped at step ")
-    assert sentence.endswith(" of 90; nothing is lost. The same command goes on from there.")
+    assert sentence.endswith(" of 70; nothing is lost. The same command goes on from there.")
     assert not helper.is_running()
 
     process = begin("train", "permits", "--processes", "2")
@@ -66,7 +66,7 @@ def test_interrupted_killed_and_gone_on_with(km: Km, km_home: Path) -> None:
     assert run.code == 0
     (trained,) = run.envelope["data"]["trained"]
     assert trained["resumed"]
-    assert trained["module"]["metrics"]["steps"] == 90
+    assert trained["module"]["metrics"]["steps"] == 70
 
 
 @pytest.mark.usefixtures("permits")
