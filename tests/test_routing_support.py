@@ -56,6 +56,8 @@ def test_the_best_sentence_of_all_passages_counts() -> None:
         ("What did Stefan Grondal Works make?", [True, True]),
         ("Who paid 12400 euros?", [True]),
         ("Lumrick?", []),
+        ("WHO FOUNDED GRONDAL WORKS?", []),
+        ("Who Designed the Grondal Works?", [True, True]),
         ("?", []),
     ],
 )
@@ -67,6 +69,7 @@ def test_how_much_of_what_a_question_names_is_in_the_document() -> None:
     here = support.Vocabulary.of(TEXT)
     assert here.share("Was Lumrick Works founded in 1926?") == 0.5
     assert here.share("What does the heavy lamp weigh?") == 1 / 3  # no name: of heavy, lamp and weigh
+    assert here.share("WHO FOUNDED GRONDAL WORKS?") == 1
     assert here.share("What is it?") == here.share("") == 0
 
 

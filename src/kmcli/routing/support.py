@@ -98,10 +98,14 @@ def names(question: str) -> list[str]:
 
 
 def _called(question: str) -> list[list[str]]:
-    """Names, each of the words that follow one another in it: a comma or a quotation mark ends one."""
-    found: list[list[str]] = [[]]
+    """Names, each of the words that follow one another in it: a comma or a quotation mark ends one. None where every word
+    has a capital, which then says nothing."""
     after_first = re.sub(r"^\W*\w+", "", _IN_NUMBER.sub("", question))
-    for part in re.findall(r"\w+|[^\w\s.'’&-]+", after_first):
+    parts = re.findall(r"\w+|[^\w\s.'’&-]+", after_first)
+    if not any(part[0].islower() for part in parts):
+        return []
+    found: list[list[str]] = [[]]
+    for part in parts:
         if part[0].isupper() or part[0].isdigit():
             found[-1].append(part.lower())
         else:
