@@ -25,7 +25,7 @@ from kmcli.routing.confidence import (
     shrunk,
     was_right,
 )
-from kmcli.routing.support import Vocabulary
+from kmcli.routing.support import Mentions
 from kmcli.types import Passage
 
 SURE = Closed("Ann Lee", -0.01, (1.0, 1.0, 1.0), 1.0, False)
@@ -172,9 +172,9 @@ def test_every_answer_has_a_chance(
 def test_what_is_seen_without_reading() -> None:
     tokens = tuple(TokenLogprobs("x", value, ()) for value in (-0.2, -0.6))
     passage = Passage("mill", "Ann Lee built the mill in 1871.", 1.0)
-    vocabulary = Vocabulary.of(passage.text)
+    mentions = Mentions.of(passage.text)
     made = Generation("Ann Lee", 20, 2, True, tokens)
-    seen = confidence.closed("Who built the Oslo mill in 1871?", made, [passage], vocabulary, False, 0.5)
+    seen = confidence.closed("Who built the Oslo mill in 1871?", made, [passage], mentions, False, 0.5)
     assert seen.logprob == pytest.approx(-0.4)
     assert seen.here == 0.5  # of Oslo and 1871 one
     assert seen.supported == support.features("Who built the Oslo mill in 1871?", "Ann Lee", [passage])

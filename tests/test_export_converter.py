@@ -48,6 +48,7 @@ parser.add_argument("--outtype", choices=["f16"])
 parser.add_argument("--model-name")
 args = parser.parse_args()
 assert (args.model / "model.safetensors").stat().st_size > 1_000_000
+assert all((args.model / name).is_file() for name in ("config.json", "tokenizer.json"))
 writer = gguf.GGUFWriter(args.outfile, "llama")
 writer.add_name(args.model_name)
 writer.add_tensor("token_embd.weight", numpy.zeros((2, 32), numpy.float16))

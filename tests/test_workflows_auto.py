@@ -24,7 +24,7 @@ from kmcli.library import Library
 from kmcli.library.exams import Exam, Graded, Head
 from kmcli.library.exams import Passage as Examined
 from kmcli.routing.confidence import PRIOR, Calibration
-from kmcli.routing.support import Vocabulary
+from kmcli.routing.support import Mentions
 from kmcli.types import Document, silent
 from kmcli.workflows import calibrating, routed
 from kmcli.workflows.auto import NOT_SAID, Auto, AutoEngine, Reader, calibration_of
@@ -137,7 +137,7 @@ def test_questions_that_may_have_an_answer_here_are_no_strangers(house: House) -
     found = calibrating.strangers(house, mill, 24, BASE.prompts)
     assert len(found) == len(set(found)) == 24
     assert found == calibrating.strangers(house, mill, 24, BASE.prompts)
-    words = Vocabulary.of("In Oslo Ann Lee stands by the mill of Ann Berg.")
+    words = Mentions.of("In Oslo Ann Lee stands by the mill of Ann Berg.")
     may = calibrating._may_answer
     assert may(words, "Where in Oslo does Ann live?")
     assert not may(words, "Where in Oslo does Bo live?")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.hf import HfEngine
@@ -63,6 +64,7 @@ def written_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
             return compute(self, chats, sampling, progress)
         here.add(file.name)
         if file.exists():
+            torch.manual_seed(sampling.seed)  # as generate does
             found: list[Generation] = pickle.loads(file.read_bytes())
             if progress:
                 progress(len(found))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from kmcli.engines import Generation
 from kmcli.metrics import exact_match
 from kmcli.routing import support
-from kmcli.routing.support import Vocabulary
+from kmcli.routing.support import Mentions
 from kmcli.types import Passage
 
 SURE = 0.6
@@ -48,7 +48,8 @@ PRIOR: Mapping[Name, Curve] = {
     "read": (-7.6, 0.8, -1.0, 0.1, 1.1, 1.5, -2.0, 0.0, 1.7, 5.0, 0.5, 3.5, -2.9, 1.6),
     "says_read": (-5.3, -0.1, 0.2, 1.6, 0.7, 3.5, -0.5, 0.0, -0.6, 1.4, 0.5, 0.7, -2.2, 1.5),
 }
-"""Fitted on 837 questions to 75 modules of the embedded base, 471 of them without an answer in their document."""
+"""Fitted on 837 questions to 75 modules of the embedded base, 471 of them without an answer in their document; `here`
+counted each word of a name by itself then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Closed:
     """What is known before anything is read.
 
     said: the module's answer. logprob: of its tokens, the mean. supported: as `support.features` of it. here: how much of
-    what the question names is in the document (`Vocabulary.share`). known: share of the passage's facts that the exam found
+    what the question names is in the document (`Mentions.share`). known: share of the passage's facts that the exam found
     known, None where there is none.
     """
 
@@ -168,15 +169,15 @@ def closed(
     question: str,
     made: Generation | tuple[str, float],
     evidence: Sequence[Passage],
-    vocabulary: Vocabulary,
+    mentions: Mentions,
     refused: bool,
     known: float | None,
 ) -> Closed:
-    """made: the module's answer, or its text and the mean log-probability. evidence: passages for its answer. vocabulary: of
-    the document."""
+    """made: the module's answer, or its text and the mean log-probability. evidence: passages for its answer. mentions: the
+    document's."""
     said, logprob = made if isinstance(made, tuple) else (made.text, mean_logprob(made))
     shares = support.features(question, said, evidence, back=True)
-    return Closed(said, logprob, shares, vocabulary.share(question), refused, known)
+    return Closed(said, logprob, shares, mentions.share(question), refused, known)
 
 
 def opened(question: str, made: Generation, shown: Sequence[Passage], refused: bool) -> Opened:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,11 @@ ENOUGH = 0.7
 
 _CONSTANT = -16.4
 _STANDS, _NEAR, _NAMED = 7.1, 3.2, 8.7
+
+NEAR = 4
+"""Words of one name stand at most so far apart: "Marks and Spencer", "the Music Week of 2019"."""
+HALF_KNOWN = 0.25
+"""What two words of a name count where the document has one of them alone: it may be another's name, or lack a title."""
 
 _IN_NUMBER = re.compile(r"(?<=\d)[.,](?=\d)")
 _GOES_ON = re.compile(
@@ -63,50 +69,66 @@ def features(question: str, answer: str, evidence: Sequence[Passage], back: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The words of a document; spaced: all of them in order, with one blank around each."""
+class Mentions:
+    """What a document speaks of. places: of each word, where it stands, counted in words."""
 
-    words: frozenset[str]
-    spaced: str
+    places: Mapping[str, Sequence[int]]
 
     @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        found = _split(text.lower())
-        return cls(frozenset(found), f" {' '.join(found)} ")
+    def of(cls, text: str) -> Mentions:
+        places: dict[str, list[int]] = {}
+        for place, word in enumerate(_split(text.lower())):
+            places.setdefault(word, []).append(place)
+        return cls(places)
 
-    def named(self, question: str) -> list[bool]:
-        """Of each of the question's names whether it is here. One of several words counts once for any two that follow each
-        other, which must do so here too: "Project Rose" is not here because "Project Iris" and "Rose Lane" are."""
-        return [found for name in _called(question) for found in self._has(name)]
+    def named(self, question: str) -> list[float]:
+        """Of each of the question's names how far it is here, from 0 to 1; of one of several words, of any two that follow
+        each other in it. "Project Rose" is not in a document that has a Project Iris here and a Rose Lane there; "Thomas
+        Edison" is in one that has "Edison, Thomas Alva", and "Dr Edison" by HALF_KNOWN in one that knows of no doctor."""
+        found: list[float] = []
+        for name in _called(question):
+            places = [self.places.get(word, ()) for word in name]
+            found += [float(bool(places[0]))] if len(name) == 1 else [_together(a, b) for a, b in pairwise(places)]
+        return found
 
     def share(self, question: str) -> float:
-        """Of the question's names how many are here; of its words where it has no name; 0 where it has none either."""
-        found = self.named(question) or [word in self.words for word in words(question)]
+        """How much of what a question names is here, as `named` has it; of its words, where it has no name; 0 where it has
+        none either."""
+        found = self.named(question) or [float(word in self.places) for word in words(question)]
         return sum(found) / len(found) if found else 0.0
 
-    def _has(self, name: Sequence[str]) -> list[bool]:
-        if len(name) == 1:
-            return [name[0] in self.words]
-        pairs = pairwise(name)
-        # an index or a list of references has the surname first
-        return [any(f" {one} {other} " in self.spaced for one, other in ((a, b), (b, a))) for a, b in pairs]
+
+def _together(some: Sequence[int], others: Sequence[int]) -> float:
+    """How likely two words that stand at these places are one name."""
+    if some and others:
+        return float(_near(some, others))
+    return HALF_KNOWN if some or others else 0.0
+
+
+def _near(some: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether any two of these places, both in rising order, are at most NEAR words apart."""
+    for place in some:
+        after = bisect_left(others, place - NEAR)
+        if after < len(others) and others[after] <= place + NEAR:
+            return True
+    return False
 
 
 def names(question: str) -> list[str]:
-    """Words that begin with a capital or a digit, but the first, which always does."""
+    """Words that begin with a capital or a digit, but the first, which always does, and words like "I" and "The"."""
     return [word for name in _called(question) for word in name]
 
 
 def _called(question: str) -> list[list[str]]:
-    """Names, each of the words that follow one another in it: a comma or a quotation mark ends one. None where every word
-    has a capital, which then says nothing."""
-    after_first = re.sub(r"^\W*\w+", "", _IN_NUMBER.sub("", question))
-    parts = re.findall(r"\w+|[^\w\s.'’&-]+", after_first)
-    if not any(part[0].islower() for part in parts):
+    """Names, each of the words that follow one another in it: a comma or a quotation mark ends one. None where all is in
+    capitals, which then say nothing."""
+    if question.isupper():
         return []
+    after_first = re.sub(r"^\W*\w+", "", _IN_NUMBER.sub("", question))
     found: list[list[str]] = [[]]
-    for part in parts:
-        if part[0].isupper() or part[0].isdigit():
+    for part in re.findall(r"\w+|[^\w\s.'’&-]+", after_first):
+        common = part.lower() in STOP_WORDS and (len(part) == 1 or not part.isupper())  # "What", but not the WHO
+        if not common and (part[0].isupper() or part[0].isdigit()):
             found[-1].append(part.lower())
         else:
             found.append([])

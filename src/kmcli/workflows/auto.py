@@ -21,7 +21,7 @@ from kmcli.metrics import exact_match
 from kmcli.retrieval import Index
 from kmcli.routing import confidence
 from kmcli.routing.confidence import Calibration, Closed, Opened, Verdict
-from kmcli.routing.support import Vocabulary
+from kmcli.routing.support import Mentions
 from kmcli.types import Answer, Chunk, Document, KnowledgeModule, Method, Passage
 from kmcli.workflows.answering import Member
 from kmcli.workflows.house import House
@@ -106,7 +106,7 @@ class Reader:
         self.index = Index(document.name, passages)
         self.known = Known(exam)
         self._middle = {one.text: one.start + len(one.text) // 2 for one in passages}
-        self._vocabulary = Vocabulary.of(text)
+        self._mentions = Mentions.of(text)
         self.prompts: Prompts = base.prompts
 
     def facts(self, evidence: Sequence[Passage]) -> tuple[int, int]:
@@ -121,7 +121,7 @@ class Reader:
         refused = not said or self.prompts.refuses(said)
         evidence = tuple(self.index.search(question if refused else f"{question} {said}", 1))
         share = self.known.share(*(self.facts(evidence) if facts is None else facts))
-        return confidence.closed(question, made, evidence, self._vocabulary, refused, share), evidence
+        return confidence.closed(question, made, evidence, self._mentions, refused, share), evidence
 
     def opened(self, question: str, made: Generation, shown: Sequence[Passage]) -> Opened:
         refused = not made.text or self.prompts.refuses(made.text)

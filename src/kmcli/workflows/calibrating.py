@@ -18,7 +18,7 @@ from kmcli.evaluation.methods import build_chat
 from kmcli.library.exams import Exam, Graded
 from kmcli.routing import confidence
 from kmcli.routing.confidence import Calibration, Example
-from kmcli.routing.support import Vocabulary
+from kmcli.routing.support import Mentions
 from kmcli.synthesis import TASKS
 from kmcli.types import Document, Event, KnowledgeModule, Sample, text_hash
 from kmcli.workflows import exam as exams
@@ -167,7 +167,7 @@ def _mean(one: Graded) -> float:
 
 def strangers(house: House, document: Document, number: int, prompts: Prompts) -> list[str]:
     """Questions that this document does not answer, drawn by lot, those of other documents before the general ones."""
-    vocabulary = Vocabulary.of(house.library.text(document))
+    mentions = Mentions.of(house.library.text(document))
     others = sorted(
         (one for one in house.library.documents() if one.id != document.id),
         key=lambda one: text_hash(document.id + one.id),
@@ -175,10 +175,10 @@ def strangers(house: House, document: Document, number: int, prompts: Prompts) -
     found: dict[str, None] = {}
     for other in others[:DOCUMENTS]:
         for question in _asked_of(house, other, prompts):
-            if not _may_answer(vocabulary, question):
+            if not _may_answer(mentions, question):
                 found[question] = None
     drawn = sorted(found, key=lambda question: text_hash(document.id + question))[: number - len(STRANGE) // 2]
-    return [*drawn, *(one for one in STRANGE if not _may_answer(vocabulary, one))][:number]
+    return [*drawn, *(one for one in STRANGE if not _may_answer(mentions, one))][:number]
 
 
 def _asked_of(house: House, other: Document, prompts: Prompts) -> list[str]:
@@ -189,10 +189,10 @@ def _asked_of(house: House, other: Document, prompts: Prompts) -> list[str]:
     return [prompts.question_of(one.prompt) for one in samples[:MOST]]
 
 
-def _may_answer(vocabulary: Vocabulary, question: str) -> bool:
-    if named := vocabulary.named(question):
-        return all(named)
-    return vocabulary.share(question) > COMMON
+def _may_answer(mentions: Mentions, question: str) -> bool:
+    if named := mentions.named(question):
+        return min(named) == 1
+    return mentions.share(question) > COMMON
 
 
 def _own(house: House, document: Document, module: KnowledgeModule) -> list[Sample]:
