@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-SHM = Path("/dev/shm")
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+"""None: on the disk, as `tempfile` takes it."""
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """On the disk where there is no such place. A process that is killed leaves what it wrote, flushed or not: what a power
     cut leaves is another matter, see test_crash_states.py."""
-    with tempfile.TemporaryDirectory(prefix="km-crash-", dir=SHM if os.access(SHM, os.W_OK) else None) as made:
+    with tempfile.TemporaryDirectory(prefix="km-crash-", dir=MEMORY) as made:
         yield Path(made)

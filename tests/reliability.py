@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,8 @@ import load
 import races
 from crash_faults import FAULTS
 from crash_verbs import VERBS, Loss, Place, Recording
+from memory_cases import MEMORY
 
-SHM = Path("/dev/shm")
 GROWTH = 64
 """Megabytes that a server's memory may differ by between the quarters of an hour under load: what malloc keeps."""
 
@@ -39,7 +38,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=fuzz.INPUTS)
     parser.add_argument("verbs", nargs="*")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="km-reliability-", dir=SHM if os.access(SHM, os.W_OK) else None))
+    folder = Path(tempfile.mkdtemp(prefix="km-reliability-", dir=MEMORY))
     try:
         lost = run(folder, given.seconds, given.load, given.every, given.verbs)
         # In a process of its own, whose threads and signals are nobody else's; it prints its own figures.

@@ -30,10 +30,10 @@ from kmcli.library import Library, check, compressors, conversations, files, lay
 from kmcli.library import samples as study
 from kmcli.types import silent
 from kmcli.workflows import extracting
+from memory_cases import MEMORY
 from workflow_cases import sentences
 
 BY_NAME = {verb.name: verb for verb in VERBS}
-SHM = Path("/dev/shm")
 STATES = 4
 """Of each verb, and some after its end."""
 
@@ -41,7 +41,7 @@ STATES = 4
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """In memory where there is such a place: what is checked here is what was flushed, not the flushing."""
-    made = tempfile.mkdtemp(prefix="km-crash-", dir=SHM if os.access(SHM, os.W_OK) else None)
+    made = tempfile.mkdtemp(prefix="km-crash-", dir=MEMORY)
     yield Path(made)
     shutil.rmtree(made)
 

@@ -76,14 +76,18 @@ TINY = (
 """Enough to pass through every stage."""
 
 
+def shared_folder(temporary: pytest.TempPathFactory) -> Path:
+    """One for all processes that run the tests."""
+    base = temporary.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def library_like(name: str, make: Callable[[Path], None], km_home: Path, temporary: pytest.TempPathFactory) -> Path:
     """A library of the test's own. Made once for all tests, whichever process runs them, and copied.
 
     make: gets an empty folder for what it adds; KM_HOME is set.
     """
-    shared = temporary.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = shared_folder(temporary)
     template, sources = shared / name, shared / f"{name}-sources"
     with FileLock(shared / f"{name}.lock"):
         if not (sources / "made").exists():

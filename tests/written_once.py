@@ -14,7 +14,6 @@ import pickle
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +22,7 @@ import torch
 from kmcli.engines import Chat, Generation, Sampling
 from kmcli.engines.hf import HfEngine
 from kmcli.workflows import calibrating
-
-
-def shared_folder(temporary: pytest.TempPathFactory) -> Path:
-    """One for all processes that run the tests."""
-    base = temporary.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+from workflow_cases import shared_folder
 
 
 def fingerprint(model: Any) -> str:

@@ -4,5 +4,5 @@
 |-----------|-------------------------------------------------------------------------------|
 | `index`   | the documents of the library that have the question's words: BM25             |
 | `gate`    | which of them answers, if any, by what their Knowledge Modules make the base believe |
-| `support` | whether a passage supports an answer                                          |
+| `support` | whether a passage supports an answer, and a document has what a question names |
 """

@@ -1,6 +1,7 @@
 """Whether a passage bears an answer out: does one of its sentences say the answer, with the words of the question about it?
 
-A logistic curve through three shares of words, fitted on answers known to be right or wrong (docs/answers.md).
+A logistic curve through three shares of words, fitted on answers known to be right or wrong (docs/answers.md). And whether a
+document has what a question names, which is told without an answer (`Mentions`).
 """
 
 from __future__ import annotations
