@@ -38,7 +38,7 @@ from kmcli.training.recipes import resolve
 from kmcli.types import silent
 from kmcli.workflows.group import TOGETHER
 
-OBJECTIVES = ("dcd", "sdcd", "lm", "ddcd", "pit", "dcd,lm:0.1", "skd")
+OBJECTIVES = ("dcd", "sdcd", "lm", "ddcd", "sft", "pit", "dcd,lm:0.1", "skd")
 AGAINST = "dcd"
 SMALL = {"examples": [], "documents": 1, "steps": 80, "batch": 8, "generations": 8, "chunk_tokens": 64}
 FULL = {"examples": [], "documents": 20, "steps": 80, "batch": 4, "generations": 8, "chunk_tokens": 64}

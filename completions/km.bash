@@ -114,7 +114,7 @@ _km() {
     "train --max-tokens") :; return ;;
     "train --temperature") :; return ;;
     "train --min-score") :; return ;;
-    "train --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
+    "train --objective") _km_words dcd sdcd ddcd lm sft pit skd keep; return ;;
     "train --distil-from") _km_words base teacher; return ;;
     "train --adapter") _km_words lora cartridge compressed; return ;;
     "train --tokens") :; return ;;
@@ -190,7 +190,7 @@ _km() {
     "eval --chunk-tokens") :; return ;;
     "eval --overlap") :; return ;;
     "eval --generations") :; return ;;
-    "eval --objective") _km_words dcd sdcd ddcd lm pit skd keep; return ;;
+    "eval --objective") _km_words dcd sdcd ddcd lm sft pit skd keep; return ;;
     "compressor --set") :; return ;;
     "compressor --model") _km_words embedded; _km_models; _km_files; return ;;
     "compressor --device") _km_words auto cpu cuda mps; return ;;

@@ -151,7 +151,7 @@ complete -c km -n '__km_is train' -l max-tokens -x -d 'Tokens of a draft: 256; b
 complete -c km -n '__km_is train' -l temperature -x -d 'How freely is written: 0 is always the likeliest.'
 complete -c km -n '__km_is train' -l judge -d 'Have what writes rate each sample from 1 to 5.'
 complete -c km -n '__km_is train' -l min-score -x -d 'Train only on samples with a score of N or more.'
-complete -c km -n '__km_is train' -l objective -x -a 'dcd sdcd ddcd lm pit skd keep' -d 'What is optimised: dcd, sdcd, ddcd, lm, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.'
+complete -c km -n '__km_is train' -l objective -x -a 'dcd sdcd ddcd lm sft pit skd keep' -d 'What is optimised: dcd, sdcd, ddcd, lm, sft, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.'
 complete -c km -n '__km_is train' -l distil-from -x -a 'base teacher' -d 'Whose predictions are learnt: base or teacher.'
 complete -c km -n '__km_is train' -l adapter -x -a 'lora cartridge compressed' -d 'lora, cartridge (keys, values) or compressed (vectors).'
 complete -c km -n '__km_is train' -l tokens -x -d 'Of a cartridge: how many it has.'
@@ -318,7 +318,7 @@ complete -c km -n '__km_is eval' -l teacher -r -F -a ' (__km_models)' -d 'A larg
 complete -c km -n '__km_is eval' -l chunk-tokens -x -d 'Size of a chunk, in tokens.'
 complete -c km -n '__km_is eval' -l overlap -x -d 'What a chunk repeats of the one before: 0 to 0.9.'
 complete -c km -n '__km_is eval' -l generations -x -d 'How often each task is written for a chunk.'
-complete -c km -n '__km_is eval' -l objective -x -a 'dcd sdcd ddcd lm pit skd keep' -d 'What is optimised: dcd, sdcd, ddcd, lm, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.'
+complete -c km -n '__km_is eval' -l objective -x -a 'dcd sdcd ddcd lm sft pit skd keep' -d 'What is optimised: dcd, sdcd, ddcd, lm, sft, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.'
 complete -c km -n '__km_is eval' -s h -l help -d 'Show this message and exit.'
 
 complete -c km -n __fish_use_subcommand -a compressor -d 'Train what compressed documents begin from, once for a base'

@@ -108,14 +108,14 @@ def test_language_modelling_is_the_cross_entropy_that_transformers_computes(tiny
     assert loss.item() == pytest.approx(tiny.model(input_ids=ids, labels=ids).loss.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["sdcd", "ddcd", "lm", "pit", "skd", "dcd,lm:0.1"])
+@pytest.mark.parametrize("objective", ["sdcd", "ddcd", "lm", "sft", "pit", "skd", "dcd,lm:0.1"])
 def test_every_objective_learns(tiny: Loaded, tmp_path: Path, objective: str) -> None:
     events: list[Event] = []
     result = run(tiny, tmp_path, objective, events.append, steps=20, early_stopping=False)
     curve = [point["loss"] for point in result["curve"]]
     assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     assert all(math.isfinite(loss) for loss in curve)
-    assert any(event.stage == "teacher" for event in events) == (objective not in ("lm", "pit"))
+    assert any(event.stage == "teacher" for event in events) == (objective not in ("lm", "sft", "pit"))
     assert (tmp_path / "out" / lora.WEIGHTS).exists()
 
 

@@ -148,7 +148,7 @@ def test_an_objective_on_summaries_needs_summaries() -> None:
         ("schedule=flat", "'flat' is no schedule. Choose one of cosine, linear."),
         (
             "objective=dpo",
-            "'dpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit, skd, keep; or a mix: dcd,lm:0.1",
+            "'dpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, sft, pit, skd, keep; or a mix: dcd,lm:0.1",
         ),
         ("objective=ddc", "'ddc' is no objective. Did you mean ddcd or dcd"),
         ("objective=", "'' is no objective. Choose one of dcd, "),

@@ -104,7 +104,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 # --- the same as alone ---
 
 
-@pytest.mark.parametrize("objective", ["dcd", "dcd,lm:0.1,pit", "ddcd", "dcd,keep"])
+@pytest.mark.parametrize("objective", ["dcd", "dcd,lm:0.1,pit,sft", "ddcd", "dcd,keep"])
 def test_side_by_side_equals_alone(
     tiny: Loaded, tmp_path: Path, seen: dict[str, list[torch.Tensor]], passes: list[tuple[int, int]], objective: str
 ) -> None:

@@ -20,6 +20,7 @@ from kmcli.objectives.views import (
     chunk_in_context,
     instruction_first,
     opening_size,
+    response_alone,
     second_part,
     unaided,
     whole_window,
@@ -91,7 +92,7 @@ def test_unaided_both_read_the_prompt_alone(tiny: Loaded) -> None:
 
 def test_what_does_not_fit_in_the_context_is_left_out_at_the_end(tiny: Loaded) -> None:
     one = sample(1, prompt="Who built it?", response="Ann of Oslo")
-    for view in (instruction_first, chunk_in_context):
+    for view in (instruction_first, response_alone, chunk_in_context):
         whole = view(one, CHUNK, tiny)
         longest = max(len(whole.student_ids), len(whole.teacher_ids or []))
         for less in (0, 1, 3):
@@ -113,11 +114,19 @@ def test_the_objectives_that_differ_in_a_number_or_a_task() -> None:
         "sdcd": (("summary",), False, 1.0),
         "ddcd": (None, None, None),
         "lm": (None, None, None),
+        "sft": ((), False, 1.0),
         "pit": ((), False, 1.0),
         "skd": ((), True, 1.0),
         "keep": ((), False, 0.25),
     }
     assert (getattr(OBJECTIVES["ddcd"], "context", None), getattr(OBJECTIVES["lm"], "context", None)) == (0.5, 0.0)
+
+
+def test_fine_tuning_scores_the_response_and_its_end_without_a_teacher(tiny: Loaded) -> None:
+    one = sample(1, prompt="Who built it?", response="Ann")
+    view, learnt = response_alone(one, CHUNK, tiny), chunk_in_context(one, CHUNK, tiny)
+    assert (view.teacher_ids, view.teacher_mask) == (None, None)
+    assert (view.student_ids, view.student_mask) == (learnt.student_ids, learnt.student_mask)
 
 
 def test_pre_instruction_tuning_scores_all_after_the_prompt(tiny: Loaded) -> None:

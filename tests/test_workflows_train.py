@@ -332,5 +332,5 @@ def test_an_objective_on_summaries_has_only_summaries_written(km: Km, permits: P
     run = km("train", "permits", "--objective", "ddpo", "--force")
     assert run.code == 2
     assert sentences(run.err) == [
-        "km: 'ddpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, pit, skd, keep; or a mix: dcd,lm:0.1"
+        "km: 'ddpo' is no objective. Choose one of dcd, sdcd, ddcd, lm, sft, pit, skd, keep; or a mix: dcd,lm:0.1"
     ]

@@ -25,7 +25,7 @@ TaskName = Literal[
     "generic",
 ]
 """km's own tasks of study material. A person may add others: see `synthesis.custom`."""
-ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "pit", "skd", "keep"]
+ObjectiveName = Literal["dcd", "sdcd", "ddcd", "lm", "sft", "pit", "skd", "keep"]
 Divergence = Literal["forward", "reverse", "jsd"]
 AdapterName = Literal["lora", "cartridge", "compressed"]
 Quant = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K"]

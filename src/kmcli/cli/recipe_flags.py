@@ -55,7 +55,7 @@ Objective = Annotated[
     _trained(
         "--objective",
         "NAME",
-        "What is optimised: dcd, sdcd, ddcd, lm, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.",
+        "What is optimised: dcd, sdcd, ddcd, lm, sft, pit, skd, or a mix: dcd,keep. lm and ddcd need no study material.",
     ),
 ]
 DistilFrom = Annotated[Text, _trained("--distil-from", "WHO", "Whose predictions are learnt: base or teacher.")]

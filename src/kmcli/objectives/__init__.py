@@ -6,6 +6,7 @@
 | `sdcd`    | its summaries  | as `dcd`                | as `dcd`                | as `dcd`                 | distillation  |
 | `ddcd`    | windows        | the window              | its second part         | the second part          | distillation  |
 | `lm`      | windows        | -                       | the window              | the window               | cross-entropy |
+| `sft`     | study material | -                       | prompt, response        | the response and its end | cross-entropy |
 | `pit`     | study material | -                       | prompt, response, chunk | all after the prompt     | cross-entropy |
 | `skd`     | its prompts    | as `dcd`                | as `dcd`                | as `dcd`                 | distillation  |
 | `keep`    | study material | as `dcd`                | chunk, prompt, response | as `dcd`                 | distillation  |
@@ -32,6 +33,7 @@ from kmcli.objectives.views import (
     chunk_for_both,
     chunk_in_context,
     instruction_first,
+    response_alone,
     second_part,
     unaided,
     whole_window,
@@ -75,6 +77,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "sdcd": OfSamples(chunk_in_context, distillation, tasks=("summary",)),
     "ddcd": OfWindows(second_part, distillation, context=0.5),
     "lm": OfWindows(whole_window, next_token),
+    "sft": OfSamples(response_alone, next_token),
     "pit": OfSamples(instruction_first, next_token),
     "skd": OfSamples(chunk_in_context, distillation, renews=True),
     "keep": OfSamples(chunk_for_both, distillation, share=0.25),

@@ -65,6 +65,17 @@ def instruction_first(sample: Sample, chunk: str, loaded: Reads, other: Reads | 
     return View(None, prompt + after, None, [False] * len(prompt) + [True] * len(after))
 
 
+def response_alone(sample: Sample, chunk: str, loaded: Reads, other: Reads | None = None) -> View:
+    """Supervised fine-tuning: the prompt, then the response and the token that ends it, which are scored. No teacher: what
+    the study material answers counts, also where the base reads something else in the chunk. What goes beyond the base's
+    context is left out.
+    """
+    prompt = loaded.chat_ids([("user", sample.prompt)])
+    response = _tokens(sample.response, loaded) + loaded.end_ids[:1]
+    response = response[: max(0, loaded.base.context - len(prompt))]
+    return View(None, prompt + response, None, [False] * len(prompt) + [True] * len(response))
+
+
 def whole_window(window: Window, loaded: Reads, other: Reads | None = None) -> View:
     """Language modelling: every token of the window but the first. No teacher."""
     before = _opening(loaded)
