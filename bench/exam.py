@@ -1,16 +1,18 @@
 """What an exam is worth: study that it drives against uniform study, at equal total training.
 
     python -m bench.exam FOLDER [--documents N] [--seeds N] [--words LEAST MOST] [--wordings N] [--rounds N]
-                         [--set KEY=VALUE ...]
+                         [--library HOME] [--set KEY=VALUE ...]
 
 Documents are those of bench/corpus.py, each with its questions; their study material is the corpus's own beside what the
 base writes about them (`tasks=import,qa`), because of that alone the embedded base writes too little. The exam asks what is
 held out of the one (`--set held_out=SHARE`; --wordings: in how many more ways that asks for each fact) and what the base
-writes for it. For each seed:
+writes for it. --library: a KM_HOME that each seed's library is a copy of, with modules of other documents to begin from
+(`--set init=@TAG`), which both sides do. For each seed:
 
     first       `km train` with an exam and no rounds
     examined    from there the rounds that the exam asks for (workflows/rounds.py), as `km train` takes them
-    uniform     one training on the same material, of as many scored tokens as both of these together, from the beginning
+    uniform     one training on the same material, of as many scored tokens as both of these together, from where the first
+                began
 
 Nothing ends early by a held-out loss, on either side. What is compared is the exact match of the document's own questions,
 closed book, greedy, but for those that the document does not answer: no exam and no training has seen them in these words.
@@ -28,6 +30,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -46,7 +49,7 @@ from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, exact_match, paired_p
 from kmcli.training import Job
 from kmcli.types import Document, Event, Ingested, Question, Recipe
-from kmcli.workflows import imported, material_files, rounds, study
+from kmcli.workflows import imported, material_files, rounds, starts, study
 from kmcli.workflows.batch import Loader
 from kmcli.workflows.course import Course, begun, finish
 from kmcli.workflows.house import House, open_house
@@ -83,14 +86,21 @@ class Seed:
         self.folder, self.seed, self.made, self.count = folder / f"seed-{seed}", seed, documents, given.rounds
         self.options = RecipeOptions(settings=[*SETTINGS, f"seed={seed}", *given.settings])
         self.folder.mkdir(parents=True, exist_ok=True)
+        if given.library and not self.home.exists():
+            shutil.copytree(given.library, self.home.with_suffix(".part"), dirs_exist_ok=True)
+            self.home.with_suffix(".part").replace(self.home)
         self.asked = {
             one.name: [Question(q["question"], tuple(q["answers"])) for q in one.questions if q["answers"]]
             for one in documents
         }
 
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
     def run(self) -> dict[str, dict[str, Side]]:
         """Sides by document: "first", "examined", "uniform"."""
-        os.environ["KM_HOME"] = str(self.folder / "home")
+        os.environ["KM_HOME"] = str(self.home)
         for start in range(0, len(self.made), TOGETHER):
             with open_house({}, _report) as house:
                 self._some(house, self.made[start : start + TOGETHER])
@@ -183,12 +193,16 @@ class Seed:
         module = house.library.module(document)
         assert module is not None
         recipe: Recipe = replace(module.recipe, steps=round(all_of_it.tokens * first.steps / first.tokens))
+        start = None
+        if recipe.init:
+            recipe, start = starts.begin(house, document, recipe)
         loaded = loader.load(house.base())
         chunks = house.study_chunks(document, loaded, recipe)
         samples = imported.attach(house, document, loaded, recipe, chunks).samples
         (folder / "out").mkdir(parents=True)
         texts = {chunk.sha256: chunk.text for chunk in chunks}
-        return Job(document.name, samples, texts, recipe, folder, folder / "out", house.library.text(document))
+        out, text = folder / "out", house.library.text(document)
+        return Job(document.name, samples, texts, recipe, folder, out, text, start=start)
 
     def _right(self, house: House, loader: Loader, document: Document, adapter: Path) -> list[bool]:
         asked = self.asked[document.name]
@@ -263,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--words", type=int, nargs=2, default=(2000, 8000), metavar=("LEAST", "MOST"))
     parser.add_argument("--wordings", type=int, default=0, choices=range(corpus.STUDIED + 1), metavar="N")
     parser.add_argument("--rounds", type=int, default=4, help="At most.")
+    parser.add_argument("--library", type=Path)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(arguments)
     made = [
