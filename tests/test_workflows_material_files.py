@@ -269,6 +269,13 @@ def test_a_recipe_may_ask_for_imported_material_alone() -> None:
 def test_a_knowledge_module_of_imported_material(km: Km, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text(NOTES)
     assert km("add", str(tmp_path / "notes.txt")).code == 0
+    only = [word if word != "tasks=qa" else "tasks=import" for word in TINY]
+    nothing = km("train", "notes", *only)
+    assert (nothing.code, nothing.out) == (1, "")
+    assert sentences(nothing.err)[-1] == (
+        "km: there is no imported study material about notes to train on. "
+        "Import some: km synth notes --import FILE; or have it written: leave out --set tasks=import."
+    )
     lines = [
         {"prompt": f"Which thing number {n}?", "response": answer}
         for n, answer in enumerate(("Lumrick 40", "Stefan Grondal", "Taldrin", "Yara Kestrim"))
@@ -278,8 +285,8 @@ def test_a_knowledge_module_of_imported_material(km: Km, tmp_path: Path) -> None
     run = km("synth", "notes", "--import", str(file))
     assert (run.code, run.out) == (0, "notes: 4 samples imported\n")
     assert "4 of them named no chunk: each has the one that fits it best." in run.err
+    assert "With --objective sft these answers are learnt; without it what the base reads in the passage." in run.err
     assert entry(km, "notes")["samples"] == {"import": 4}
-    only = [word if word != "tasks=qa" else "tasks=import" for word in TINY]
     trained = km("train", "notes", *only, "--json")
     assert trained.code == 0, trained.err
     (report,) = trained.envelope["data"]["trained"]

@@ -187,7 +187,13 @@ def trainable(samples: Sequence[Sample], chunks: Collection[str], recipe: Recipe
 
 
 def nothing_kept(document: Document, drafts: int, reasons: Mapping[str, Mapping[str, int]], recipe: Recipe) -> KmError:
-    """All that was written about a document was dropped. drafts, reasons: of this run, where it wrote any."""
+    """All that was written about a document was dropped, or all was to be imported and nothing that may be trained on was.
+    drafts, reasons: of this run, where it wrote any."""
+    if not plan(recipe):
+        return KmError(
+            f"there is no imported study material about {document.name} to train on.",
+            f"Import some: km synth {document.name} --import FILE; or have it written: leave out --set tasks=import.",
+        )
     said = f"nothing that was written about {document.name} was kept"
     if drafts:
         total: Counter[str] = Counter()
