@@ -7,7 +7,7 @@ Documents are those of bench/corpus.py, each with its questions; their study mat
 base writes about them (`tasks=import,qa`), because of that alone the embedded base writes too little. The exam asks what is
 held out of the one (`--set held_out=SHARE`; --wordings: in how many more ways that asks for each fact) and what the base
 writes for it. --library: a KM_HOME that each seed's library is a copy of, with modules of other documents to begin from
-(`--set init=@TAG`), which both sides do. For each seed:
+(`--set init=@TAG`), which both sides do; none of these documents may be in it. For each seed:
 
     first       `km train` with an exam and no rounds
     examined    from there the rounds that the exam asks for (workflows/rounds.py), as `km train` takes them
@@ -119,8 +119,7 @@ class Seed:
     def _first(self, house: House, loader: Loader, todo: Sequence[corpus.Generated]) -> None:
         new = [one for one in todo if not self._file(one.name, "first").exists()]
         for one in new:
-            if not house.library.has(one.name):
-                self._add(house, one)
+            self._add(house, one)
         if new:
             report = study.train(house, [one.name for one in new], False, self.options, force=True)
             for failure in report.failed:
@@ -137,8 +136,10 @@ class Seed:
                 self._keep(one.name, "first", Side(steps, tokens, right, exam.known, exam.asked))
 
     def _add(self, house: House, one: corpus.Generated) -> None:
+        """What an earlier run did of it is not done again."""
         data = one.text.encode()
-        house.library.add(Ingested(f"/{one.name}.md", "markdown", one.name, data, one.text, None), one.name)
+        if not house.library.has(one.name):
+            house.library.add(Ingested(f"/{one.name}.md", "markdown", one.name, data, one.text, None), one.name)
         file = house.library.home / "material.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in one.material), "utf-8")
         material_files.import_(house, one.name, str(file), self.options)
@@ -196,6 +197,8 @@ class Seed:
         start = None
         if recipe.init:
             recipe, start = starts.begin(house, document, recipe)
+            if recipe.init_revision != module.recipe.init_revision:
+                raise SystemExit(f"{document.name} began from other modules: begin from a tag (--set init=@TAG).")
         loaded = loader.load(house.base())
         chunks = house.study_chunks(document, loaded, recipe)
         samples = imported.attach(house, document, loaded, recipe, chunks).samples
@@ -288,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     size = folder / "size.json"
     told = {"words": list(given.words), "wordings": given.wordings, "rounds": given.rounds, "settings": given.settings}
+    if given.library:
+        told["library"] = str(given.library.absolute())
     if size.exists() and json.loads(size.read_text("utf-8")) != told:
         raise SystemExit(f"{folder} holds a run of another size: {size.read_text('utf-8')}")
     size.write_text(json.dumps(told), "utf-8")

@@ -273,8 +273,8 @@ def test_a_knowledge_module_of_imported_material(km: Km, tmp_path: Path) -> None
     nothing = km("train", "notes", *only)
     assert (nothing.code, nothing.out) == (1, "")
     assert sentences(nothing.err)[-1] == (
-        "km: there is no imported study material about notes to train on. "
-        "Import some: km synth notes --import FILE; or have it written: leave out --set tasks=import."
+        "km: there is no imported study material about notes that can be trained on. "
+        "Import some: km synth notes --import FILE; or have it written: --set tasks=qa,summary"
     )
     lines = [
         {"prompt": f"Which thing number {n}?", "response": answer}
@@ -285,7 +285,7 @@ def test_a_knowledge_module_of_imported_material(km: Km, tmp_path: Path) -> None
     run = km("synth", "notes", "--import", str(file))
     assert (run.code, run.out) == (0, "notes: 4 samples imported\n")
     assert "4 of them named no chunk: each has the one that fits it best." in run.err
-    assert "With --objective sft these answers are learnt; without it what the base reads in the passage." in run.err
+    assert "reads in the passage; with --objective sft, these answers." in run.err
     assert entry(km, "notes")["samples"] == {"import": 4}
     trained = km("train", "notes", *only, "--json")
     assert trained.code == 0, trained.err

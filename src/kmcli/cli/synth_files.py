@@ -99,7 +99,7 @@ def import_(screen: Screen, name: str, source: str, options: RecipeOptions, mode
         if report.searched:
             screen.note(f"{report.searched:,} of them named no chunk: each has the one that fits it best.")
         if report.samples:
-            screen.note("With --objective sft these answers are learnt; without it what the base reads in the passage.")
+            screen.note("A module learns what the base reads in the passage; with --objective sft, these answers.")
             screen.note(f"Next: km train {document.name}{again}")
     return {
         "document": document_data(document),

@@ -191,8 +191,8 @@ def nothing_kept(document: Document, drafts: int, reasons: Mapping[str, Mapping[
     drafts, reasons: of this run, where it wrote any."""
     if not plan(recipe):
         return KmError(
-            f"there is no imported study material about {document.name} to train on.",
-            f"Import some: km synth {document.name} --import FILE; or have it written: leave out --set tasks=import.",
+            f"there is no imported study material about {document.name} that can be trained on.",
+            f"Import some: km synth {document.name} --import FILE; or have it written: --set tasks=qa,summary",
         )
     said = f"nothing that was written about {document.name} was kept"
     if drafts:
