@@ -59,10 +59,7 @@ def instruction_first(sample: Sample, chunk: str, loaded: Reads, other: Reads | 
     """Pre-instruction tuning (Jiang et al. 2024): the prompt, the response, then the chunk it was written about, all of
     which is scored but the prompt. No teacher. What of the chunk goes beyond the base's context is left out.
     """
-    prompt = loaded.chat_ids([("user", sample.prompt)])
-    after = _tokens(sample.response, loaded) + loaded.end_ids[:1] + _tokens(chunk, loaded)
-    after = after[: max(0, loaded.base.context - len(prompt))]
-    return View(None, prompt + after, None, [False] * len(prompt) + [True] * len(after))
+    return _without_teacher(sample, _tokens(chunk, loaded), loaded)
 
 
 def response_alone(sample: Sample, chunk: str, loaded: Reads, other: Reads | None = None) -> View:
@@ -70,10 +67,15 @@ def response_alone(sample: Sample, chunk: str, loaded: Reads, other: Reads | Non
     the study material answers counts, also where the base reads something else in the chunk. What goes beyond the base's
     context is left out.
     """
+    return _without_teacher(sample, [], loaded)
+
+
+def _without_teacher(sample: Sample, after: list[int], loaded: Reads) -> View:
+    """The prompt; then the response, the token that ends it and what comes after, which are scored."""
     prompt = loaded.chat_ids([("user", sample.prompt)])
-    response = _tokens(sample.response, loaded) + loaded.end_ids[:1]
-    response = response[: max(0, loaded.base.context - len(prompt))]
-    return View(None, prompt + response, None, [False] * len(prompt) + [True] * len(response))
+    said = _tokens(sample.response, loaded) + loaded.end_ids[:1] + after
+    said = said[: max(0, loaded.base.context - len(prompt))]
+    return View(None, prompt + said, None, [False] * len(prompt) + [True] * len(said))
 
 
 def whole_window(window: Window, loaded: Reads, other: Reads | None = None) -> View:
