@@ -1,6 +1,6 @@
 """What an exam is worth: study that it drives against uniform study, at equal total training.
 
-    python -m bench.exam FOLDER [--documents N] [--seeds N] [--words LEAST MOST] [--wordings N] [--rounds N]
+    python -m bench.exam FOLDER [--documents N] [--seeds N] [--seed K] [--words LEAST MOST] [--wordings N]
                          [--library HOME] [--set KEY=VALUE ...]
 
 Documents are those of bench/corpus.py, each with its questions; their study material is the corpus's own beside what the
@@ -9,10 +9,9 @@ held out of the one (`--set held_out=SHARE`; --wordings: in how many more ways t
 writes for it. --library: a KM_HOME that each seed's library is a copy of, with modules of other documents to begin from
 (`--set init=@TAG`), which both sides do; none of these documents may be in it. For each seed:
 
-    first       `km train` with an exam and no rounds
-    examined    from there the rounds that the exam asks for (workflows/rounds.py), as `km train` takes them
-    uniform     one training on the same material, of as many scored tokens as both of these together, from where the first
-                began
+    examined    `km train`, with an exam and the rounds that it asks for (`--set exam_rounds=N`, at most)
+    uniform     each document on the same material as long as the others, by epochs, with a schedule of its own: together as
+                many scored tokens as `km train` took for all of them
 
 Nothing ends early by a held-out loss, on either side. What is compared is the exact match of the document's own questions,
 closed book, greedy, but for those that the document does not answer: no exam and no training has seen them in these words.
@@ -20,8 +19,9 @@ Prints the steps and scored tokens of both sides, a row for each document and se
 difference with its 95% interval (bootstrap over documents, whose seeds stay together), the p-value of a paired
 randomisation test, and the accuracy of the worst tenth of the documents (mean of its seeds) on both sides.
 
-Everything is kept in FOLDER: the same command goes on where one was stopped, and another number of documents or seeds adds
-to what there is. Documents train eight at a time.
+Everything is kept in FOLDER: the same command goes on where one was stopped, and another number of seeds adds to what there
+is. Documents train eight at a time; --seed K does what one seed needs and prints its table alone, so that several can run
+side by side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -49,32 +49,41 @@ from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, exact_match, paired_p
 from kmcli.training import Job
 from kmcli.types import Document, Event, Ingested, Question, Recipe
-from kmcli.workflows import imported, material_files, rounds, starts, study
+from kmcli.workflows import imported, material_files, starts, study
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.course import Course, begun, finish
 from kmcli.workflows.house import House, open_house
 from kmcli.workflows.material import RecipeOptions
-from kmcli.workflows.writer import Writer
 
-SETTINGS = ("tasks=import,qa", "generations=8", "early_stopping=false", "exam_rounds=0")
-"""Of the first training; --set outranks them."""
+SETTINGS = ("tasks=import,qa", "generations=8", "early_stopping=false", "exam_rounds=2")
+"""Of both sides; --set outranks them."""
 TOGETHER = 8
+SIDES = ("examined", "uniform")
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one side did with a document, and which of its questions it answers rightly."""
+    """What one side did with a document, and which of its questions it answers rightly.
+
+    The examined one's own: first, the steps and scored tokens before the rounds; before, known, asked: facts; seconds: of
+    its first exam, and of its training and its rounds with the exams after them."""
 
     steps: int
     tokens: int
     right: list[bool]
+    first: tuple[int, int] = (0, 0)
+    before: int = 0
     known: int = 0
     asked: int = 0
     rounds: int = 0
+    seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def accuracy(self) -> float:
         return fmean(self.right)
+
+
+Found = dict[str, dict[str, Side]]
+"""By document, by side."""
 
 
 class Seed:
@@ -83,7 +92,7 @@ class Seed:
     def __init__(
         self, folder: Path, seed: int, documents: Sequence[corpus.Generated], given: argparse.Namespace
     ) -> None:
-        self.folder, self.seed, self.made, self.count = folder / f"seed-{seed}", seed, documents, given.rounds
+        self.folder, self.seed, self.made = folder / f"seed-{seed}", seed, documents
         self.options = RecipeOptions(settings=[*SETTINGS, f"seed={seed}", *given.settings])
         self.folder.mkdir(parents=True, exist_ok=True)
         if given.library and not self.home.exists():
@@ -98,42 +107,45 @@ class Seed:
     def home(self) -> Path:
         return self.folder / "home"
 
-    def run(self) -> dict[str, dict[str, Side]]:
-        """Sides by document: "first", "examined", "uniform"."""
+    def run(self) -> Found:
         os.environ["KM_HOME"] = str(self.home)
-        for start in range(0, len(self.made), TOGETHER):
-            with open_house({}, _report) as house:
-                self._some(house, self.made[start : start + TOGETHER])
-        return {one.name: found for one in self.made if (found := self._found(one.name))}
+        for side, study_some in zip(SIDES, (self._examined, self._uniform), strict=True):
+            todo = [one for one in self.made if not self._file(one.name, side).exists()]
+            for start in range(0, len(todo), TOGETHER):
+                with open_house({}, _report) as house:
+                    study_some(house, Loader(house), todo[start : start + TOGETHER])
+        return {one.name: {side: self._side(one.name, side) for side in SIDES} for one in self.made}
 
-    def _some(self, house: House, made: Sequence[corpus.Generated]) -> None:
-        todo = [one for one in made if not self._file(one.name, "uniform").exists()]
-        if not todo:
-            return
-        loader = Loader(house)
-        self._first(house, loader, todo)
-        documents = [house.library.find(one.name) for one in todo if self._file(one.name, "first").exists()]
-        self._examined(house, loader, documents)
-        self._uniform(house, loader, documents)
-
-    def _first(self, house: House, loader: Loader, todo: Sequence[corpus.Generated]) -> None:
-        new = [one for one in todo if not self._file(one.name, "first").exists()]
-        for one in new:
+    def _examined(self, house: House, loader: Loader, todo: Sequence[corpus.Generated]) -> None:
+        for one in todo:
             self._add(house, one)
-        if new:
-            report = study.train(house, [one.name for one in new], False, self.options, force=True)
-            for failure in report.failed:
-                print(f"{failure.source} is left out: {failure.error.message}", flush=True)
-            if report.interrupted:
-                raise report.interrupted
-        for one in new:
+        report = study.train(house, [one.name for one in todo], False, self.options)
+        if report.interrupted:
+            raise report.interrupted
+        if report.failed:
+            raise SystemExit(f"{report.failed[0].source}: {report.failed[0].error.message}")
+        for one in todo:
             document = house.library.find(one.name)
             module = house.library.module(document)
-            exam = house.library.exams.head(module) if module else None
-            if module and exam:
-                steps, tokens = module.metrics["steps"], module.metrics["scored_tokens"]
-                right = self._right(house, loader, document, module.path)
-                self._keep(one.name, "first", Side(steps, tokens, right, exam.known, exam.asked))
+            head = house.library.exams.head(module) if module else None
+            if module is None or head is None:
+                raise SystemExit(f"{one.name} has no exam.")
+            first = module.metrics["steps"], module.metrics["scored_tokens"]
+            self._keep(
+                one.name,
+                "examined",
+                Side(
+                    steps=first[0] + head.round_steps,
+                    tokens=first[1] + head.round_tokens,
+                    right=self._right(house, loader, document, module.path),
+                    first=first,
+                    before=head.known if head.known_before is None else head.known_before,
+                    known=head.known,
+                    asked=head.asked,
+                    rounds=head.rounds,
+                    seconds=(head.seconds, head.training_seconds + head.round_seconds),
+                ),
+            )
 
     def _add(self, house: House, one: corpus.Generated) -> None:
         """What an earlier run did of it is not done again."""
@@ -145,55 +157,31 @@ class Seed:
         material_files.import_(house, one.name, str(file), self.options)
         file.unlink()
 
-    def _examined(self, house: House, loader: Loader, documents: Sequence[Document]) -> None:
-        courses: list[Course] = []
-        for document in documents:
-            module = house.library.module(document)
-            if module and not self._file(document.name, "examined").exists():
-                recipe = replace(module.recipe, exam_rounds=self.count)
-                course = begun(house, document, house.base(), recipe, module)
-                if course:
-                    courses.append(course)
-        writers: dict[str, Writer] = {}
-
-        def writer_of(course: Course) -> Writer:
-            return writers.setdefault("", Writer(house, loader, course.base, course.recipe))
-
-        rounds.study_again(house, loader, courses, writer_of, lambda: None, TOGETHER, 1)
-        for course in courses:
-            first = self._side(course.document.name, "first")
-            steps = first.steps + sum(one.steps for one in course.rounds)
-            tokens = first.tokens + sum(one.tokens for one in course.rounds)
-            right = self._right(house, loader, course.document, course.where)
-            side = Side(steps, tokens, right, course.best.head.known, course.best.head.asked, len(course.rounds))
-            self._keep(course.document.name, "examined", side)
-            finish(house, course)
-
-    def _uniform(self, house: House, loader: Loader, documents: Sequence[Document]) -> None:
-        todo = [one for one in documents if not self._file(one.name, "uniform").exists()]
+    def _uniform(self, house: House, loader: Loader, todo: Sequence[corpus.Generated]) -> None:
+        examined = [self._side(one.name, "examined") for one in self.made]
+        times = sum(one.tokens for one in examined) / sum(one.first[1] for one in examined)
         jobs: dict[Job, Document] = {}
-        steps: dict[str, tuple[int, int]] = {}
+        done: dict[str, tuple[int, int]] = {}
 
-        def done(job: Job, result: dict[str, Any] | KmError) -> None:
+        def finished(job: Job, result: dict[str, Any] | KmError) -> None:
             if isinstance(result, KmError):
                 raise result
-            steps[job.name] = result["steps"], result["scored_tokens"]
+            done[job.name] = result["steps"], result["scored_tokens"]
 
         with TemporaryDirectory() as name:
-            for document in todo:
-                jobs[self._job(house, loader, document, Path(name, document.name))] = document
-            if jobs:
-                training.train_together(loader.load(house.base()), list(jobs), house.report, done)
+            for one in todo:
+                document = house.library.find(one.name)
+                steps = round(times * self._side(one.name, "examined").first[0])
+                jobs[self._job(house, loader, document, steps, Path(name, one.name))] = document
+            training.train_together(loader.load(house.base()), list(jobs), house.report, finished)
             for job, document in jobs.items():
                 right = self._right(house, loader, document, job.out)
-                self._keep(document.name, "uniform", Side(*steps[document.name], right))
+                self._keep(document.name, "uniform", Side(*done[document.name], right))
 
-    def _job(self, house: House, loader: Loader, document: Document, folder: Path) -> Job:
-        """One training of as many tokens as the other side had."""
-        first, all_of_it = (self._side(document.name, side) for side in ("first", "examined"))
+    def _job(self, house: House, loader: Loader, document: Document, steps: int, folder: Path) -> Job:
         module = house.library.module(document)
         assert module is not None
-        recipe: Recipe = replace(module.recipe, steps=round(all_of_it.tokens * first.steps / first.tokens))
+        recipe: Recipe = replace(module.recipe, steps=steps)
         start = None
         if recipe.init:
             recipe, start = starts.begin(house, document, recipe)
@@ -221,17 +209,17 @@ class Seed:
         return self.folder / f"{name}-{side}.json"
 
     def _keep(self, name: str, side: str, found: Side) -> None:
-        file = self._file(name, side)
-        file.with_suffix(".tmp").write_text(json.dumps(asdict(found)), "utf-8")
-        file.with_suffix(".tmp").replace(file)
+        _write(self._file(name, side), json.dumps(asdict(found)))
 
     def _side(self, name: str, side: str) -> Side:
         return Side(**json.loads(self._file(name, side).read_text("utf-8")))
 
-    def _found(self, name: str) -> dict[str, Side]:
-        if not self._file(name, "uniform").exists():
-            return {}
-        return {side: self._side(name, side) for side in ("first", "examined", "uniform")}
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, also where several processes write it."""
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(text, "utf-8")
+    part.replace(file)
 
 
 def _report(event: Event) -> None:
@@ -239,36 +227,39 @@ def _report(event: Event) -> None:
         print(f"  {event.stage}: {event.message}", file=sys.stderr, flush=True)
 
 
-def tell(found: Sequence[dict[str, dict[str, Side]]]) -> None:
-    """The table and the figures. found: by seed, by document."""
-    print("\n| document | seed | facts known | rounds | steps | scored tokens | first | examined | uniform |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for seed, documents in enumerate(found):
+def tell(by_seed: Mapping[int, Found]) -> None:
+    """The table and the figures."""
+    print("\n| document | seed | facts known | rounds | steps | scored tokens | examined | uniform |")
+    print("|---|---|---|---|---|---|---|---|")
+    for seed, documents in by_seed.items():
         for name, of in documents.items():
-            first, examined, uniform = of["first"], of["examined"], of["uniform"]
+            examined, uniform = (of[side] for side in SIDES)
+            steps, tokens = examined.first
             print(
-                f"| {name} | {seed} | {first.known} to {examined.known} of {first.asked} | {examined.rounds} "
-                f"| {first.steps} + {examined.steps - first.steps}; {uniform.steps} "
-                f"| {first.tokens:,} + {examined.tokens - first.tokens:,}; {uniform.tokens:,} "
-                f"| {first.accuracy:.2f} | {examined.accuracy:.2f} | {uniform.accuracy:.2f} |"
+                f"| {name} | {seed} | {examined.before} to {examined.known} of {examined.asked} | {examined.rounds} "
+                f"| {steps} + {examined.steps - steps}; {uniform.steps} "
+                f"| {tokens:,} + {examined.tokens - tokens:,}; {uniform.tokens:,} "
+                f"| {examined.accuracy:.2f} | {uniform.accuracy:.2f} |"
             )
-    names = [name for name in found[0] if all(name in documents for documents in found)]
-    if not names:
-        return
-    mean = {
-        side: [fmean(documents[name][side].accuracy for documents in found) for name in names]
-        for side in ("first", "examined", "uniform")
-    }
+    found = list(by_seed.values())
+    every = [of for documents in found for of in documents.values()]
+    for side in SIDES:
+        steps, tokens = (sum(getattr(of[side], what) for of in every) for what in ("steps", "tokens"))
+        print(f"{side}: {steps:,} steps, {tokens:,} scored tokens")
+    asking, training_seconds = (sum(of["examined"].seconds[place] for of in every) for place in (0, 1))
+    print(f"the exams before the rounds took {asking / training_seconds:.1%} as long as training and rounds")
+    names = list(found[0])
+    mean = {side: [fmean(documents[name][side].accuracy for documents in found) for name in names] for side in SIDES}
     gains = [100 * (one - other) for one, other in zip(mean["examined"], mean["uniform"], strict=True)]
     score = bootstrap(gains)
-    asked = sum(len(found[0][name]["first"].right) for name in names)
+    asked = sum(len(found[0][name]["examined"].right) for name in names)
     print(f"\n{len(names)} documents with {asked} questions together, seeds: {len(found)}")
     for side, values in mean.items():
         tenth = sorted(values)[: math.ceil(len(values) / 10)]
         print(f"{side}: {100 * fmean(values):.1f}% right, the worst tenth of the documents {100 * fmean(tenth):.1f}%")
         print(f"FIGURE exam_{side} {100 * fmean(values):.2f}")
         print(f"FIGURE exam_{side}_worst_decile {100 * fmean(tenth):.2f}")
-    print(f"p {paired_p(mean['examined'], mean['uniform']):.3f}; 95% from {score.low:+.1f} to {score.high:+.1f}")
+    print(f"p {paired_p(mean['examined'], mean['uniform']):.4f}; 95% from {score.low:+.1f} to {score.high:+.1f}")
     print(f"FIGURE exam_gain_points {score.mean:.2f}")
 
 
@@ -277,9 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, help="This one alone.")
     parser.add_argument("--words", type=int, nargs=2, default=(2000, 8000), metavar=("LEAST", "MOST"))
     parser.add_argument("--wordings", type=int, default=0, choices=range(corpus.STUDIED + 1), metavar="N")
-    parser.add_argument("--rounds", type=int, default=4, help="At most.")
     parser.add_argument("--library", type=Path)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     given = parser.parse_args(arguments)
@@ -290,13 +281,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     size = folder / "size.json"
-    told = {"words": list(given.words), "wordings": given.wordings, "rounds": given.rounds, "settings": given.settings}
+    told = {name: getattr(given, name) for name in ("documents", "wordings", "settings")} | {"words": list(given.words)}
     if given.library:
         told["library"] = str(given.library.absolute())
-    if size.exists() and json.loads(size.read_text("utf-8")) != told:
+    if not size.exists():
+        _write(size, json.dumps(told))
+    if json.loads(size.read_text("utf-8")) != told:
         raise SystemExit(f"{folder} holds a run of another size: {size.read_text('utf-8')}")
-    size.write_text(json.dumps(told), "utf-8")
-    tell([Seed(folder, seed, made, given).run() for seed in range(given.seeds)])
+    seeds = range(given.seeds) if given.seed is None else [given.seed]
+    tell({seed: Seed(folder, seed, made, given).run() for seed in seeds})
     return 0
 
 

@@ -22,7 +22,7 @@ from kmcli.library.exams import Exam, Head
 from kmcli.metrics import normalise
 from kmcli.synthesis.check import Counts
 from kmcli.synthesis.write import Unit
-from kmcli.training import Job, split
+from kmcli.training import Job, Stretch, split
 from kmcli.types import Chunk, KnowledgeModule, Recipe, Sample
 from kmcli.workflows import exam, group, rounds
 from kmcli.workflows.course import Course, Round, folder_of
@@ -150,9 +150,12 @@ def test_what_is_unknown_is_studied_again_and_the_better_adapter_kept(
     head = trained["exam"]
     assert (head["known"], head["known_before"], head["rounds"]) == (2, 0, 2)
     assert head["round_seconds"] > 0
+    assert head["round_steps"] == 2
+    assert head["round_tokens"] > 0
     assert "facts are not known; in round 1 of at most 2, they are studied again" in run.err
     # The second round began from what the first made, and what it made is not kept, for it knew less.
     assert [(job.recipe.steps, job.recipe.held_out, job.recipe.init) for job in jobs] == [(1, 0.0, "")] * 2
+    assert [job.stretch for job in jobs] == [Stretch(before=4, after=1), Stretch(before=5)], "of one schedule"
     assert not same(jobs[0].start, jobs[1].start)
     module = entry(km, "permits")["module"]
     assert module["id"] == trained["module"]["id"] != first
@@ -253,7 +256,7 @@ def test_when_there_are_no_more_rounds(tmp_path: Path, known: list[int], most: i
     first = exam_of(5)
     module = KnowledgeModule("m", "d", tmp_path / "m", Recipe(), {}, "", "")
     recipe = Recipe(exam_rounds=most)
-    course = Course(document("d"), None, recipe, module, first, tmp_path, first, module.path)  # type: ignore[arg-type]
+    course = Course(document("d"), None, recipe, module, first, tmp_path, first, module.path, 2)  # type: ignore[arg-type]
     for count in known:
         (course.folder / "module").mkdir(parents=True)
         exams.write(course.folder / "module", exam_of(count))
@@ -364,3 +367,14 @@ def test_several_documents_are_studied_again_side_by_side(
     for name in ("permits", "second"):
         assert (entry(km, name)["state"], entry(km, name)["exam"]["rounds"]) == ("fresh", 2)
     assert is_sound(km)
+
+
+def test_there_are_no_more_rounds_than_the_training_left_room_for(
+    km: Km, examined: Path, monkeypatch: pytest.MonkeyPatch, written: None, marked: Callable[[Sequence[int]], None]
+) -> None:
+    jobs = watched(monkeypatch)
+    marked([1, 2, 3])
+    assert entry(km, "permits")["module"]["metrics"]["planned_rounds"] == 2
+    assert km(*going_on(3)).code == 0
+    assert [job.stretch for job in jobs] == [Stretch(before=4, after=1), Stretch(before=5)]
+    assert entry(km, "permits")["exam"]["rounds"] == 2

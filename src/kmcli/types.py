@@ -260,7 +260,8 @@ class Recipe:
     exam: bool = True
     """Whether training ends by questioning the Knowledge Module on every passage. See `workflows.exam`."""
     exam_rounds: int = 1
-    """How often, at most, what the exam found unknown is studied again. See `workflows.rounds`."""
+    """How often, at most, what the exam found unknown is studied again, each time for a quarter of the steps: the learning
+    rate falls over all of them. See `workflows.rounds`."""
     format: int = 1
 
     @property

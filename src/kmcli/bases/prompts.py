@@ -44,9 +44,6 @@ class Prompts:
     seeds: Mapping[SeedName, str] = field(default_factory=dict)
     judge: str = ""
     grade: str = ""
-    rewordings: tuple[str, ...] = ()
-    """Other ways to put a {question}, for what is studied again: a fact that is asked for in one way alone is known in that
-    way alone."""
     conversation: bool = True
     """Whether earlier turns help it: to a base that was trained on single questions they are noise."""
 
@@ -64,8 +61,6 @@ class Prompts:
         return said in known or any(" " in one and said.startswith(one + " ") for one in known)
 
 
-REWORDINGS = ("According to the text: {question}", "Please tell me: {question}", "A question: {question}")
-
 STYLES: dict[StyleName, Prompts] = {
     "embedded": Prompts(
         write_qa="Write questions and answers about the text.",
@@ -81,7 +76,6 @@ STYLES: dict[StyleName, Prompts] = {
         passages="{text}\n\n{question}",
         not_stated="The text does not say.",
         refusals=("the text does not say", "i don't know"),
-        rewordings=REWORDINGS,
         conversation=False,
     ),
     "general": Prompts(
@@ -163,7 +157,6 @@ STYLES: dict[StyleName, Prompts] = {
                 "be understandable without seeing the text. Write only the message."
             ),
         },
-        rewordings=REWORDINGS,
         judge=(
             "Somebody who cannot see the text above is to learn what it says from this prompt and its response.\n\n"
             "<prompt>\n{prompt}\n</prompt>\n<response>\n{response}\n</response>\n\n"

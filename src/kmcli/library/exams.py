@@ -80,8 +80,8 @@ class Passage:
 class Head:
     """What an exam came to. known, asked: facts; questions: that asked for them. seconds: the exam's, the writing of its
     questions in this run included; training_seconds: those of the training before it. late: passages that there was no
-    time for. rounds: how often what was unknown has been studied again since, in round_seconds; known_before: facts, before
-    that."""
+    time for. rounds: how often what was unknown has been studied again since, whether or not that was kept, in
+    round_seconds, with round_steps and so many scored tokens; known_before: facts, before that."""
 
     known: int
     asked: int
@@ -91,6 +91,8 @@ class Head:
     late: int = 0
     rounds: int = 0
     round_seconds: float = 0.0
+    round_steps: int = 0
+    round_tokens: int = 0
     known_before: int | None = None
 
     @property

@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from kmcli.bases.vocabulary import Reader
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Where a training stands in a schedule that is longer than it: how many times as many steps as its own come before and
+    after it."""
+
+    before: float = 0.0
+    after: float = 0.0
+
+
+WHOLE = Stretch()
+"""A schedule of its own."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One document's training: samples, whose chunks' texts are given by hash.
@@ -32,7 +45,7 @@ class Job:
     adapter is saved. text: the document's, without page breaks, for objectives that read windows of it. other: the teacher
     whose predictions are learnt, where it is not the base; `predict` has left them in the workspace. start: the weights to
     begin with, where they are not fresh ones; a checkpoint outranks them. kept: samples to be answered as with those. shelf:
-    what else its adapter may begin from.
+    what else its adapter may begin from. stretch: of a schedule, where others train before it or after.
     """
 
     name: str
@@ -46,6 +59,7 @@ class Job:
     start: Start | None = None
     kept: Sequence[Sample] = ()
     shelf: Shelf = EMPTY
+    stretch: Stretch = WHOLE
 
 
 Done = Callable[[Job, "dict[str, Any] | KmError"], None]

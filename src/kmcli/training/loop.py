@@ -20,7 +20,7 @@ from kmcli.bases import Loaded
 from kmcli.errors import KmError
 from kmcli.objectives import AS_BEFORE
 from kmcli.objectives.losses import kept_layers
-from kmcli.training import figures, targets
+from kmcli.training import WHOLE, Stretch, figures, targets
 from kmcli.training.checkpoint import bring_back, copy, restore, save
 from kmcli.training.forward import SHORT_OF_MEMORY, layers_of, logits, out_of_memory, scored_states, too_large
 from kmcli.training.mixture import Mixture, Part
@@ -53,14 +53,16 @@ class Student:
         adapter: str = FIRST,
         name: str = "",
         budget: int = targets.MEMORY_BYTES,
+        stretch: Stretch = WHOLE,
     ) -> None:
         """name: of the document, where several train side by side. budget: bytes of memory for the teacher's targets.
+        stretch: of the schedule.
 
         Raises KmError where a checkpoint is damaged.
         """
         self.model, self.loaded, self.mixture, self.recipe = model, loaded, mixture, recipe
         self.folder, self.report, self.adapter, self.name = folder, report, adapter, name
-        self.kind = ADAPTERS[recipe.adapter]
+        self.stretch, self.kind = stretch, ADAPTERS[recipe.adapter]
         self.kind.activate(model, [adapter])
         self.parameters = self.kind.trainable(model)
         self.optimiser = torch.optim.AdamW(
@@ -156,8 +158,9 @@ class Student:
         if not math.isfinite(numbers["loss"] + length):
             self._diverge(progress.step + 1, "the loss is not a number")
             return
+        factor = learning_rate_factor(progress.step, self.steps, self.recipe, self.stretch)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * learning_rate_factor(progress.step, self.steps, self.recipe)
+            group["lr"] = self.recipe.learning_rate * factor
         self.optimiser.step()
         progress.step += 1
         progress.tokens += sum(sum(self.views[i].student_mask) for _, batch in self.current for i in batch)

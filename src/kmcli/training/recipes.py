@@ -171,7 +171,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (0.01, 10**6),
     "batch": (1, 1 << 16),
     "held_out": (0, 0.5),
-    "exam_rounds": (0, 100),
+    "exam_rounds": (0, 4),
     "skd_draft": (1, 64),
     "skd_every": (1, 10**6),
     "summary_share": (0, 1),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from kmcli.training import WHOLE, Stretch
 from kmcli.training.checkpoint import Progress
 from kmcli.training.mixture import Mixture
 from kmcli.types import Recipe, View
@@ -37,13 +38,16 @@ def stalled(progress: Progress, every: int) -> bool:
     return progress.best is not None and progress.step - progress.best_step >= PATIENCE * every
 
 
-def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up over recipe.warmup of the steps, then cosine or linear decay to zero. step counts from 0."""
+def learning_rate_factor(step: int, steps: int, recipe: Recipe, stretch: Stretch = WHOLE) -> float:
+    """Linear warm-up over recipe.warmup of the steps, then cosine or linear decay to zero. step counts from 0.
+
+    A stretch has its part of the whole schedule's decay, and a warm-up of its own, for its optimiser is new.
+    """
     warm = max(1, round(recipe.warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    along = (step - warm) / max(1, steps - warm)
-    return 0.5 * (1 + math.cos(math.pi * along)) if recipe.schedule == "cosine" else 1 - along
+    before, whole = stretch.before * steps, (stretch.before + 1 + stretch.after) * steps
+    along = max(0.0, before + step - warm) / max(1, whole - warm)
+    decayed = 0.5 * (1 + math.cos(math.pi * along)) if recipe.schedule == "cosine" else 1 - along
+    return decayed * min(1.0, (step + 1) / warm)
 
 
 def batch_of(step: int, training: Sequence[View], batch: int, seed: int) -> list[int]:

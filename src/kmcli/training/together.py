@@ -83,7 +83,7 @@ class Together:
 
     def _student(self, job: Job, mix: mixture.Mixture, adapter: str, name: str) -> Student:
         model, loaded, folder = self._model, self._loaded, job.workspace
-        return Student(model, loaded, mix, job.recipe, folder, self._report, adapter, name, self._budget)
+        return Student(model, loaded, mix, job.recipe, folder, self._report, adapter, name, self._budget, job.stretch)
 
     def _finished(self, student: Student, result: dict[str, Any] | KmError) -> None:
         for adapter, job in self._students[student].items():

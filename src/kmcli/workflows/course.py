@@ -6,18 +6,21 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from kmcli import adapters
+from kmcli.adapters import ADAPTERS
 from kmcli.bases import Base
 from kmcli.library import exams, files
 from kmcli.library.exams import Exam, Head
+from kmcli.training import Stretch
 from kmcli.types import Document, KnowledgeModule, Recipe
-from kmcli.workflows import card
+from kmcli.workflows import card, exam
 from kmcli.workflows.house import House
 
 ENOUGH = 0.95
 """The share of facts from which nothing more is studied."""
 VAIN, GAIN = 2, 0.01
 """So many rounds in a row, each of which brought less than this share of the facts, are the last."""
+STEPS = 0.25
+"""Of the training's steps: a round's."""
 ROUND = "round.json"
 
 
@@ -35,11 +38,27 @@ class Round:
     seconds: float
 
 
+def rounds_of(recipe: Recipe, update: bool) -> int:
+    """How many rounds there may be. None after an update, which a round would let forget what stands, nor on what no
+    training can go on from."""
+    possible = exam.wanted(recipe) and not update and "init" in ADAPTERS[recipe.adapter].ABLE
+    return recipe.exam_rounds if possible else 0
+
+
+def stretch_of(rounds: int, number: int = 0) -> Stretch:
+    """Of the schedule that a training and so many rounds share: a round's, by its number, or the training's own. Were that
+    decayed to nothing, a round would have to rise anew, and is too short to make that good."""
+    if number == 0:
+        return Stretch(after=STEPS * rounds)
+    return Stretch(before=1 / STEPS + number - 1, after=rounds - number)
+
+
 @dataclass(slots=True)
 class Course:
     """A document on its way through the rounds. first: its exam before them; module: what was examined then.
 
-    best, where: the exam of the adapter that knows most, and its folder. seconds: of the round that is under way.
+    best, where: the exam of the adapter that knows most, and its folder. planned: the rounds that the schedule has room for.
+    seconds: of the round that is under way.
     """
 
     document: Document
@@ -50,6 +69,7 @@ class Course:
     workspace: Path
     best: Exam
     where: Path
+    planned: int
     rounds: list[Round] = field(default_factory=list)
     seconds: float = 0.0
     written: int = 0
@@ -90,17 +110,15 @@ class Course:
 
 
 def begun(house: House, document: Document, base: Base, recipe: Recipe, module: KnowledgeModule) -> Course | None:
-    """Where a document that was examined stands; None where it was not. What an earlier run has finished counts.
-
-    There are no rounds after an update, which a round would let forget what stands, nor on what no training can go on from.
-    """
+    """Where a document that was examined stands; None where it was not. What an earlier run has finished counts. There are
+    no more rounds than the training left room for."""
     first = house.library.exams.of(module)
     if first is None:
         return None
-    if "update" in module.metrics or not adapters.able(module, "init"):
-        recipe = replace(recipe, exam_rounds=0)
+    planned = int(module.metrics.get("planned_rounds", 0))
+    recipe = replace(recipe, exam_rounds=min(recipe.exam_rounds, planned))
     workspace = house.library.workspace(document)
-    course = Course(document, base, recipe, module, first, workspace, first, module.path)
+    course = Course(document, base, recipe, module, first, workspace, first, module.path, planned)
     course.go_on()
     return course
 
@@ -111,7 +129,14 @@ def finish(house: House, course: Course) -> tuple[KnowledgeModule, Head]:
     head = course.best.head
     if rounds:
         seconds = round(sum(one.seconds for one in rounds), 3)
-        head = replace(head, rounds=len(rounds), round_seconds=seconds, known_before=first.head.known)
+        head = replace(
+            head,
+            rounds=len(rounds),
+            round_seconds=seconds,
+            round_steps=sum(one.steps for one in rounds),
+            round_tokens=sum(one.tokens for one in rounds),
+            known_before=first.head.known,
+        )
     found = Exam(head, course.best.passages)
     module, document = course.module, course.document
     if course.where == module.path:

@@ -22,8 +22,9 @@ from kmcli.synthesis.judge import BEST
 from kmcli.training.estimate import TrainingEstimate, ask, estimate
 from kmcli.training.mixture import mix, study_tasks
 from kmcli.types import Chunk, Document, Event, Recipe, Sample, silent
-from kmcli.workflows import exam, imported, redline, rounds
+from kmcli.workflows import exam, imported, redline
 from kmcli.workflows.batch import Loader, each
+from kmcli.workflows.course import STEPS, rounds_of
 from kmcli.workflows.due import as_wished
 from kmcli.workflows.estimate import estimate_missing
 from kmcli.workflows.house import Failure, House
@@ -124,8 +125,9 @@ def _estimated(house: House, document: Document, loader: Loader, recipe: Recipe)
         return EstimatedTraining(document, material, training, seconds, disk)
     # What a round writes is about a few passages, with all generations: about as much as the exam's.
     stepping = training.seconds - training.teacher_seconds - training.evaluation_seconds
-    examined = questions + recipe.exam_rounds * (questions + training.teacher_seconds + rounds.STEPS * stepping)
-    return EstimatedTraining(document, material, training, seconds + examined, disk, examined, recipe.exam_rounds)
+    rounds = rounds_of(recipe, update=False)
+    examined = questions + rounds * (questions + training.teacher_seconds + STEPS * stepping)
+    return EstimatedTraining(document, material, training, seconds + examined, disk, examined, rounds)
 
 
 def stand_ins(like: Sequence[Sample], count: int, chunks: Sequence[Chunk]) -> list[Sample]:

@@ -21,7 +21,7 @@ from kmcli.training.mixture import study_tasks
 from kmcli.types import Document, Event, Sample
 from kmcli.workflows import card, exam, examined, imported, redline, rounds, starts
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.course import Course
+from kmcli.workflows.course import Course, rounds_of, stretch_of
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import nothing_kept, trainable, write_missing
 from kmcli.workflows.standing import Standing
@@ -194,7 +194,8 @@ class Group:
         shelf = house.shelf(document, task.base)
         self._advise(task, shelf)
         out = house.library.staging(document)
-        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept, shelf)
+        stretch = stretch_of(rounds_of(task.recipe, task.redline is not None))
+        return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept, shelf, stretch)
 
     def _advise(self, task: Task, shelf: Shelf) -> None:
         advice = ADAPTERS[task.recipe.adapter].advice(task.base, shelf)
@@ -218,6 +219,7 @@ class Group:
     def _commit(self, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         document, material = task.document, task.material
         metrics["chunks"] = len(job.chunks)
+        metrics["planned_rounds"] = rounds_of(task.recipe, task.redline is not None)
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)

@@ -1,4 +1,4 @@
-"""What is studied again after an exam: which facts were missed, what to write about them, and what to repeat beside it.
+"""What is studied again after an exam: which facts were missed, what to write about them, and how often it is read.
 
 Nothing of the exam itself is studied, neither its questions nor what was held out.
 """
@@ -6,15 +6,14 @@ Nothing of the exam itself is studied, neither its questions nor what was held o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kmcli import training
-from kmcli.bases.prompts import Prompts
 from kmcli.chunking import chunk
 from kmcli.evaluation.exam import agrees
 from kmcli.library.exams import Exam
 from kmcli.metrics import normalise
-from kmcli.types import Chunk, Recipe, Sample, text_hash
+from kmcli.types import Chunk, Recipe, Sample
 
 PIECE = 1 / 3
 """Of a chunk: what the writer reads at a time, so that it writes about the missed fact and not about what it always does."""
@@ -22,11 +21,9 @@ OVERLAP = 0.3
 MOST, FEWEST = 1 / 4, 8
 """Of a document's chunks: so many pieces a round writes about at most, the worst passages first. What was written about the
 others before is repeated all the same."""
-TIMES = 4
-"""How often a question about a missed fact stands in a round's material, each time in other words as far as there are any;
-another one of its passage stands there once."""
-KEPT = 1.0
-"""Of what is known, as many samples as of what is not: for the rest is forgotten otherwise."""
+TIMES, SHARE = 3, 1 / 3
+"""How many times more than the rest a question about a missed fact is read in a round: once, and more often, up to so many
+times, as long as that adds no more than this share. Else what is known is read too seldom, and forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +88,15 @@ def _said(sample: Sample) -> tuple[str, str]:
     return normalise(sample.prompt), normalise(sample.response)
 
 
-def chosen(
-    studied: Sequence[Sample],
-    new: Sequence[Sample],
-    unknown: Mapping[str, Missed],
-    whose: Mapping[str, str],
-    number: int,
-    prompts: Prompts,
-) -> list[Sample]:
-    """The material of a round: what asks for missed facts several times, what else is said of their passages, and as much
-    of the rest; [] where nothing speaks of those passages.
+def chosen(studied: Sequence[Sample], unknown: Mapping[str, Missed], whose: Mapping[str, str]) -> list[Sample]:
+    """The material of a round: all that is studied, and what asks for missed facts several times.
 
-    studied: what was trained on before; new: written since. whose: the chunk of a piece, by hash. number: of the round, by
-    which the rest is drawn.
+    whose: the chunk of a piece, by hash.
     """
     about: list[Sample] = []
-    near: list[Sample] = []
-    rest: list[Sample] = []
-    for one in (*studied, *new):
+    for one in studied:
         fact = unknown.get(whose.get(one.chunk_sha256, one.chunk_sha256))
-        (rest if fact is None else about if fact.has(one.response) else near).append(one)
-    weak = [_reworded(one, time, prompts) for one in about for time in range(TIMES)] + near
-    if not weak:
-        return []
-    rest.sort(key=lambda one: text_hash(f"{number} {one.id}"))
-    return weak + rest[: round(KEPT * len(weak))]
-
-
-def _reworded(sample: Sample, time: int, prompts: Prompts) -> Sample:
-    """A question put in another way; as it is for the time 0, where there are no more ways, and where it is no question."""
-    question = prompts.question_of(sample.prompt)
-    if not time % (1 + len(prompts.rewordings)) or prompts.ask.format(question=question) != sample.prompt:
-        return sample
-    way = prompts.rewordings[time % (1 + len(prompts.rewordings)) - 1]
-    return replace(sample, prompt=prompts.ask.format(question=way.format(question=question)))
+        if fact and fact.has(one.response):
+            about.append(one)
+    more = min(TIMES, max(1, int(SHARE * len(studied) / len(about)))) if about else 0
+    return [*studied, *about * more]

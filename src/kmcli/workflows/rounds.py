@@ -1,9 +1,9 @@
 """The rounds after an exam: what it found unknown is studied again, from the trained adapter on, and asked again.
 
-A round writes about the missed facts (`restudy`; nothing where all material is imported), trains on that and on a share of
-what is known, and puts the exam's own questions again. What knows most is kept. All of it lies in the document's workspace,
-a folder a round, until the last one is over: until then the Knowledge Module is the one that was first examined, and the
-same command goes on after Ctrl-C.
+A round writes about the missed facts (`restudy`; nothing where all material is imported), trains on that and on all else,
+the missed facts more often, and puts the exam's own questions again. It goes on in the training's schedule, planned
+with the rounds in it. What knows most is kept. All of it lies in the document's workspace, a folder a round, until the last
+one is over: until then the Knowledge Module is the one that was first examined, and the same command goes on after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,13 +29,11 @@ from kmcli.training import Job, split, train_together
 from kmcli.types import IMPORTED, Chunk, Event, Sample, silent
 from kmcli.workflows import exam, imported, restudy
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.course import Course, Round, folder_of, rank
+from kmcli.workflows.course import STEPS, Course, Round, folder_of, rank, stretch_of
 from kmcli.workflows.house import House, counter
 from kmcli.workflows.teaching import compute_predictions
 from kmcli.workflows.writer import Writer
 
-STEPS = 0.25
-"""Of the training's steps: a round's."""
 SEED = 2_000_003
 """What a round's number is multiplied by in the seed of its writing."""
 MATERIAL, TRAINED = "material.jsonl", "trained.json"
@@ -118,12 +116,12 @@ def _material(
     secret = {normalise(question_of(one.prompt)) for one in (*asked, *held)}
     new = [one for one in new if one.score is None or one.score >= recipe.min_score]
     new = restudy.allowed(new, recipe, secret, taught)
-    found = restudy.chosen(taught, new, unknown, whose, number, course.base.prompts)
-    found = [one for one in found if normalise(question_of(one.prompt)) not in secret]  # also in other words
-    if not found:
+    # Also what the prompt asks in a frame of its own.
+    studied = [one for one in (*taught, *new) if normalise(question_of(one.prompt)) not in secret]
+    if not studied:
         raise KmError("there is nothing to study about what it does not know.")
     course.written = len(new)
-    return found, texts
+    return restudy.chosen(studied, unknown, whose), texts
 
 
 def _write(
@@ -190,6 +188,7 @@ def _job(house: House, loader: Loader, course: Course, samples: list[Sample], te
         other,
         begin,
         shelf=house.shelf(document, course.base),
+        stretch=stretch_of(course.planned, len(course.rounds) + 1),
     )
 
 
