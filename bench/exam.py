@@ -47,6 +47,7 @@ from kmcli.engines.hf import HfEngine
 from kmcli.errors import KmError
 from kmcli.evaluation.methods import answer_all
 from kmcli.evaluation.metrics import bootstrap, exact_match, paired_p
+from kmcli.library import files
 from kmcli.training import Job
 from kmcli.types import Document, Event, Ingested, Question, Recipe
 from kmcli.workflows import imported, material_files, starts, study
@@ -92,7 +93,7 @@ class Seed:
     def __init__(
         self, folder: Path, seed: int, documents: Sequence[corpus.Generated], given: argparse.Namespace
     ) -> None:
-        self.folder, self.seed, self.made = folder / f"seed-{seed}", seed, documents
+        self.folder, self.made = folder / f"seed-{seed}", documents
         self.options = RecipeOptions(settings=[*SETTINGS, f"seed={seed}", *given.settings])
         self.folder.mkdir(parents=True, exist_ok=True)
         if given.library and not self.home.exists():
@@ -158,8 +159,8 @@ class Seed:
         file.unlink()
 
     def _uniform(self, house: House, loader: Loader, todo: Sequence[corpus.Generated]) -> None:
-        examined = [self._side(one.name, "examined") for one in self.made]
-        times = sum(one.tokens for one in examined) / sum(one.first[1] for one in examined)
+        examined = {one.name: self._side(one.name, "examined") for one in self.made}
+        times = sum(one.tokens for one in examined.values()) / sum(one.first[1] for one in examined.values())
         jobs: dict[Job, Document] = {}
         done: dict[str, tuple[int, int]] = {}
 
@@ -171,7 +172,7 @@ class Seed:
         with TemporaryDirectory() as name:
             for one in todo:
                 document = house.library.find(one.name)
-                steps = round(times * self._side(one.name, "examined").first[0])
+                steps = round(times * examined[one.name].first[0])
                 jobs[self._job(house, loader, document, steps, Path(name, one.name))] = document
             training.train_together(loader.load(house.base()), list(jobs), house.report, finished)
             for job, document in jobs.items():
@@ -209,17 +210,10 @@ class Seed:
         return self.folder / f"{name}-{side}.json"
 
     def _keep(self, name: str, side: str, found: Side) -> None:
-        _write(self._file(name, side), json.dumps(asdict(found)))
+        files.write(self._file(name, side), json.dumps(asdict(found)).encode())
 
     def _side(self, name: str, side: str) -> Side:
         return Side(**json.loads(self._file(name, side).read_text("utf-8")))
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also where several processes write it."""
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(text, "utf-8")
-    part.replace(file)
 
 
 def _report(event: Event) -> None:
@@ -285,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.library:
         told["library"] = str(given.library.absolute())
     if not size.exists():
-        _write(size, json.dumps(told))
+        files.write(size, json.dumps(told).encode())
     if json.loads(size.read_text("utf-8")) != told:
         raise SystemExit(f"{folder} holds a run of another size: {size.read_text('utf-8')}")
     seeds = range(given.seeds) if given.seed is None else [given.seed]

@@ -21,7 +21,7 @@ from kmcli.training.mixture import study_tasks
 from kmcli.types import Document, Event, Sample
 from kmcli.workflows import card, exam, examined, imported, redline, rounds, starts
 from kmcli.workflows.batch import Loader
-from kmcli.workflows.course import Course, rounds_of, stretch_of
+from kmcli.workflows.course import Course, stretch_of
 from kmcli.workflows.house import Failure, House
 from kmcli.workflows.material import nothing_kept, trainable, write_missing
 from kmcli.workflows.standing import Standing
@@ -194,7 +194,7 @@ class Group:
         shelf = house.shelf(document, task.base)
         self._advise(task, shelf)
         out = house.library.staging(document)
-        stretch = stretch_of(rounds_of(task.recipe, task.redline is not None))
+        stretch = stretch_of(task.planned_rounds)
         return Job(document.name, samples, texts, recipe, workspace, out, text, other, start, kept, shelf, stretch)
 
     def _advise(self, task: Task, shelf: Shelf) -> None:
@@ -219,7 +219,7 @@ class Group:
     def _commit(self, task: Task, job: Job, metrics: dict[str, Any]) -> None:
         document, material = task.document, task.material
         metrics["chunks"] = len(job.chunks)
-        metrics["planned_rounds"] = rounds_of(task.recipe, task.redline is not None)
+        metrics["planned_rounds"] = task.planned_rounds
         metrics["total_seconds"] = round(task.seconds, 3)  # with the writing, of this run
         if material:
             metrics["confirmed_share"] = round(material.confirmed, 4)

@@ -9,7 +9,7 @@ from kmcli.bases import Base
 from kmcli.library.exams import Head
 from kmcli.types import Chunk, Document, KnowledgeModule, Recipe
 from kmcli.workflows import redline
-from kmcli.workflows.course import Course
+from kmcli.workflows.course import Course, rounds_of
 from kmcli.workflows.house import House
 from kmcli.workflows.material import Synthesised
 
@@ -49,6 +49,11 @@ class Task:
     seconds: float = 0.0
     writing_exam: float = 0.0
     course: Course | None = None
+
+    @property
+    def planned_rounds(self) -> int:
+        """How many rounds its schedule leaves room for."""
+        return rounds_of(self.recipe, self.redline is not None)
 
 
 def took(module: KnowledgeModule) -> float:
